@@ -1,0 +1,1 @@
+"""labkit in IPython: magics, completion and rich display."""
