@@ -1,0 +1,349 @@
+"""One client's connection to the Engine API: HTTP/1.1 on an asyncio transport (RFC 9112).
+
+httptools (llhttp) parses each head; bodies are framed here, so that every byte after a request stays where it
+is: for the next request of a pipeline, or for the raw stream that attach and exec make of the connection.
+One task a connection answers its requests in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import cast
+from urllib.parse import parse_qs, unquote
+
+import httptools
+import msgspec
+
+import labkit
+from labkit.api.messages import (
+    Answer,
+    Hijack,
+    Request,
+    Response,
+    Stream,
+    error_response,
+    header_lines,
+    status_line,
+)
+from labkit.api.routing import API_VERSION, Router, check_version, split_version
+from labkit.api.streams import Body, Hijacked, Inbox, Outbox
+from labkit.errors import InvalidParameter, LabkitError
+
+log = logging.getLogger(__name__)
+
+HEAD_LIMIT = 1 << 20  # as Go's net/http, thus dockerd: build arguments and filters travel in the URL
+DISCARD_LIMIT = 16 << 20  # an unread body up to this size is read away; beyond it the connection is closed
+WRITE_BUFFER = 256 << 10
+
+_JSON_STREAMS = ("application/json", "application/x-ndjson")
+
+Observer = Callable[[Request, int, int, int], None]
+
+
+@lru_cache
+def _head(status: int, content_type: str) -> str:
+    """The part of an answer's head that is alike for all answers of a kind, as dockerd sends it."""
+    kind = header_lines((("Content-Type", content_type),)) if content_type else ""
+    return (
+        f"{status_line(status)}Api-Version: {API_VERSION[0]}.{API_VERSION[1]}\r\n{kind}Docker-Experimental: false\r\n"
+        f"Ostype: linux\r\nServer: labkit/{labkit.__version__} (linux)\r\n"
+    )
+
+
+@dataclass
+class Head:
+    """A request's head, filled in by the parser's callbacks."""
+
+    method: str = ""
+    url: bytes = b""
+    http10: bool = False
+    keep_alive: bool = False
+    complete: bool = False
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+class Connection(asyncio.Protocol):
+    """One accepted connection, from its first byte to its last."""
+
+    def __init__(self, router: Router, connections: set[Connection], observe: Observer | None) -> None:
+        self._router = router
+        self._connections = connections
+        self._observe = observe
+        self._outbox = Outbox()
+        self._gone = asyncio.Event()
+        self._streaming = False
+        self._hijacked: Hijacked | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._head = Head()
+
+    # The transport's side (asyncio.Protocol)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(WRITE_BUFFER)
+        self._inbox = Inbox(self._transport)
+        self._connections.add(self)
+        self._task = asyncio.get_running_loop().create_task(self._serve())
+
+    def data_received(self, data: bytes) -> None:
+        self._inbox.feed(data)
+
+    def eof_received(self) -> bool:
+        """The client sends no more. While its connection is a raw stream, it may still want the output."""
+        self._inbox.end()
+        if self._transport.get_extra_info("sslcontext") is not None:
+            return False  # TLS has no half-closed state: the transport closes
+        if self._hijacked is not None:
+            self._hijacked.watch_hangup()
+        else:
+            self._client_gone()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        self._inbox.end()
+        self._outbox.resume()
+        if self._hijacked is not None:
+            self._hijacked.vanish()
+        self._client_gone()
+
+    def pause_writing(self) -> None:
+        self._outbox.pause()
+
+    def resume_writing(self) -> None:
+        self._outbox.resume()
+
+    def stop(self) -> asyncio.Task[None]:
+        """End the connection, whatever it is doing; the task returned ends when its route has."""
+        self._task.cancel()
+        self._transport.abort()
+        return self._task
+
+    def _client_gone(self) -> None:
+        """As Go's net/http, and so dockerd, take the end of the client's data: a stream has lost its reader."""
+        if not self._gone.is_set():
+            self._gone.set()
+            if self._streaming:
+                self._task.cancel()
+
+    # The parser's side (httptools)
+
+    def on_url(self, url: bytes) -> None:
+        self._head.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        fields, key, text = self._head.fields, name.decode("latin-1").lower(), value.decode("latin-1")
+        fields[key] = f"{fields[key]}, {text}" if key in fields else text
+
+    def on_headers_complete(self) -> None:
+        head = self._head
+        head.method = self._parser.get_method().decode("ascii")
+        head.http10 = self._parser.get_http_version() == "1.0"
+        # After CONNECT nothing is HTTP any more; with HTTP/1.0 an answer's end is the connection's.
+        head.keep_alive = not head.http10 and head.method != "CONNECT" and self._parser.should_keep_alive()
+        head.complete = True
+
+    # One request after the other
+
+    async def _serve(self) -> None:
+        """Answer requests until the client or an error ends the connection."""
+        try:
+            while (head := await self._read_head()) is not None:
+                if not await self._exchange(head):
+                    break
+        except InvalidParameter as error:
+            await self._send_response(error_response(400, str(error)), keep_alive=False)
+        finally:
+            self._transport.close()
+
+    async def _read_head(self) -> Head | None:
+        """The next request's head; None at the end of the stream. What follows the head stays in the inbox."""
+        self._head = Head()
+        size, seam = 0, b""
+        while not self._head.complete:
+            data = await self._inbox.read()
+            if not data:
+                return None
+            index = (seam + data).find(b"\r\n\r\n")
+            if index >= 0:
+                end = index + 4 - len(seam)
+                self._inbox.put_back(data[end:])
+                data = data[:end]
+            seam = (seam + data)[-3:]
+            size += len(data)
+            if size > HEAD_LIMIT:
+                raise InvalidParameter(f"request header is too large: more than {HEAD_LIMIT} bytes")
+            self._parse(data)
+        return self._head
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # the end of a head that asks for another protocol; the route decides about that
+        except httptools.HttpParserError as error:
+            raise InvalidParameter(f"malformed HTTP request: {error}") from None
+
+    async def _exchange(self, head: Head) -> bool:
+        """Answer one request. True if the connection can carry another one."""
+        body = self._body(head)
+        request = self._request(head, body)
+        began = time.time_ns()
+        answer = await self._answer(request)
+        if isinstance(answer, Hijack):
+            await self._hijack(request, answer, body, began)
+            return False
+        # A client that waits in vain for "100 Continue" may send its body or its next request: can't be told.
+        unasked = body is not None and not body.begun and "expect" in head.fields
+        keep_alive = head.keep_alive and not unasked
+        if isinstance(answer, Stream):
+            return await self._send_stream(request, answer, head, began) and keep_alive and await self._discard(body)
+        self._report(request, answer.status, began)
+        await self._send_response(answer, keep_alive, bodiless=head.method == "HEAD")
+        return keep_alive and await self._discard(body)
+
+    def _request(self, head: Head, body: Body | None) -> Request:
+        url = head.url.decode("latin-1")
+        if url.startswith(("http://", "https://")):  # absolute form, as a proxy's client sends it
+            url = "/" + url.split("/", 3)[3] if url.count("/") > 2 else "/"
+        path, _, query = url.partition("?")
+        if "%" in path:
+            path = unquote(path)
+        version, path = split_version(path)
+        parameters = parse_qs(query, keep_blank_values=True) if query else {}
+        return Request(head.method, path, version, parameters, head.fields, self._gone, body)
+
+    async def _answer(self, request: Request) -> Answer:
+        """What the route says; an error as its status and Docker's ErrorResponse."""
+        found = self._router.find(request.method, request.path)
+        if found is None:  # for a known path with another method too: dockerd says the same then
+            return error_response(404, "page not found")
+        route, request.params = found
+        try:
+            check_version(request.version)
+            return await route.answer(request)
+        except Exception as error:  # noqa: BLE001 - the border: a bug in one route must not end the daemon
+            message = _log_failure(request, error)
+            return error_response(error.status if isinstance(error, LabkitError) else 500, message)
+
+    def _report(self, request: Request, status: int, began: int) -> None:
+        if self._observe is not None:
+            self._observe(request, status, began, time.time_ns())
+
+    # Bodies
+
+    def _body(self, head: Head) -> Body | None:
+        """The body by the head's framing (RFC 9112, section 6). llhttp has refused a head with two framings."""
+        coding, length = head.fields.get("transfer-encoding"), head.fields.get("content-length", "0")
+        if "host" not in head.fields and not head.http10:
+            raise InvalidParameter("missing required Host header")
+        if coding is not None and coding.lower() != "chunked":
+            raise InvalidParameter(f"unsupported transfer encoding: {coding}")
+        bodiless = coding is None and int(length) == 0
+        if not bodiless or "upgrade" in head.fields:
+            self._parser = httptools.HttpRequestParser(self)  # the old one waits for the body, or for no HTTP at all
+        return None if bodiless else Body(self._inbox, int(length) if coding is None else None, self._continue)
+
+    def _continue(self) -> None:
+        if self._head.fields.get("expect", "").lower() == "100-continue" and not self._head.http10:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    async def _discard(self, body: Body | None) -> bool:
+        """Read away what the route left of the body. False if that is too much or malformed."""
+        if body is None:
+            return True
+        left = DISCARD_LIMIT
+        try:
+            async for piece in body:
+                left -= len(piece)
+                if left < 0:
+                    return False
+        except InvalidParameter:
+            return False  # the request was answered already; all that is left to do is to hang up
+        return True
+
+    # Answers
+
+    async def _send(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
+            await self._outbox.drain()
+
+    async def _send_response(self, response: Response, keep_alive: bool, bodiless: bool = False) -> None:
+        empty = response.status in (204, 304)
+        head = _head(response.status, "" if empty else response.content_type) + header_lines(response.headers)
+        length = "" if empty else f"Content-Length: {len(response.body)}\r\n"
+        connection = "" if keep_alive else "Connection: close\r\n"
+        body = b"" if empty or bodiless else response.body
+        await self._send(f"{head}{length}{connection}\r\n".encode("latin-1") + body)
+
+    async def _send_stream(self, request: Request, stream: Stream, head: Head, began: int) -> bool:
+        """Send a stream piece by piece. True if it came to its end."""
+        framing = "Connection: close\r\n" if head.http10 else "Transfer-Encoding: chunked\r\n"
+        if not head.keep_alive and not head.http10:
+            framing += "Connection: close\r\n"
+        headers = _head(stream.status, stream.content_type) + header_lines(stream.headers)
+        await self._send(f"{headers}{framing}\r\n".encode("latin-1"))
+        try:
+            whole = await self._pump(request, stream, chunked=not head.http10)
+        finally:
+            self._report(request, stream.status, began)
+        if whole and not head.http10:
+            await self._send(b"0\r\n\r\n")
+        return whole
+
+    async def _pump(self, request: Request, stream: Stream, chunked: bool) -> bool:
+        """Send a stream's pieces. True if it came to its end, or to an error that it could tell the client."""
+        self._streaming = True
+        if self._gone.is_set():
+            self._task.cancel()  # takes effect where the iterator first waits: it was started, so it cleans up
+        try:
+            async for data in stream.chunks:
+                await self._send_piece(data, chunked)
+                if self._transport.is_closing():
+                    return False
+        except Exception as error:  # noqa: BLE001 - as above; the head is sent already
+            message = _log_failure(request, error)
+            if stream.content_type.split(";")[0] not in _JSON_STREAMS:
+                return False
+            line = msgspec.json.encode({"errorDetail": {"message": message}, "error": message})
+            await self._send_piece(line + b"\r\n", chunked)
+        finally:
+            self._streaming = False
+            if isinstance(stream.chunks, AsyncGenerator):
+                await stream.chunks.aclose()
+        return True
+
+    async def _send_piece(self, data: bytes, chunked: bool) -> None:
+        if data:  # an empty chunk would end the stream
+            await self._send(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
+
+    async def _hijack(self, request: Request, hijack: Hijack, body: Body | None, began: int) -> None:
+        """Hand the raw connection to the route, after the head that dockerd sends."""
+        await self._discard(body)
+        self._hijacked = Hijacked(self._transport, self._inbox, self._outbox)
+        upgrade = request.headers.get("upgrade") if "upgrade" in request.headers.get("connection", "").lower() else None
+        status = 101 if upgrade else 200
+        switch = f"Connection: Upgrade\r\nUpgrade: {upgrade}\r\n" if upgrade else ""
+        await self._send(f"{_head(status, hijack.content_type)}{switch}\r\n".encode("latin-1"))
+        if self._inbox.ended:
+            self._hijacked.watch_hangup()
+        try:
+            await hijack.run(self._hijacked)
+        except Exception as error:  # noqa: BLE001 - as above
+            _log_failure(request, error)  # the head is sent: all that is left is to end the stream
+        finally:
+            self._report(request, status, began)
+
+
+def _log_failure(request: Request, error: Exception) -> str:
+    """Log what a route raised, with a traceback if it is a bug. Returns the message for the client."""
+    unexpected = not isinstance(error, LabkitError)
+    if unexpected or error.status >= 500:
+        log.error("%s %s: %s", request.method, request.path, error, exc_info=error if unexpected else None)
+    return str(error) or type(error).__name__
