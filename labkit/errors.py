@@ -72,6 +72,7 @@ class KernelError(LabkitError):
         self.errno = errno
         self.hint = hint
         self.operation = operation
+        self.record: object = None  # the failed operation's plan.Record, where a plan was being executed
         super().__init__(call, errno, hint, operation)
 
     @property

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
@@ -49,12 +49,11 @@ def continue_trace(traceparent: str | None) -> TraceContext:
     return TraceContext(match[2], match[3]).child()
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One kernel call that was made: its name, arguments as passed, result and times.
 
-    `result` is the call's return value, or None for a call that never returns (execve). `began` and `ended`
-    are nanoseconds of CLOCK_MONOTONIC.
+    `result` is the call's return value, or None for a call that never returns (execve). `errno` is 0 for a call
+    that succeeded. `began` and `ended` are nanoseconds of CLOCK_MONOTONIC.
     """
 
     name: str
@@ -63,6 +62,26 @@ class Call:
     errno: int
     began: int
     ended: int
+
+
+class Recorder:
+    """Where the bindings of `labkit.kernel` put the calls that they make; off while `calls` is None.
+
+    One for each process: only the single-threaded spawner, its children and a learner's notebook run operations.
+    """
+
+    calls: list[tuple[Any, ...]] | None = None
+
+    def start(self) -> list[tuple[Any, ...]]:
+        """Record from here on, into the list returned: tuples in the order of `Call`'s fields."""
+        self.calls = []
+        return self.calls
+
+    def stop(self) -> None:
+        self.calls = None
+
+
+RECORDER = Recorder()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,61 @@
+"""Directories and small files that a container needs on the host (mkdir(2), rename(2))."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from dataclasses import dataclass
+from typing import ClassVar
+
+from labkit.kernel import syscalls
+from labkit.plan import Context, Operation, Result
+
+
+@dataclass(frozen=True, slots=True)
+class MakeDirectory(Operation):
+    """Make a directory. Undone by removing it with all that is in it."""
+
+    path: str
+    mode: int = 0o755
+    man: ClassVar[str] = "mkdir(2)"
+
+    def run(self, context: Context) -> Result:
+        syscalls.mkdir(self.path, self.mode)
+        return self.path
+
+    def undo(self, result: Result, context: Context) -> None:
+        if os.path.lexists(self.path):
+            shutil.rmtree(self.path)
+
+    def describe(self) -> str:
+        return f"make the directory {self.path}"
+
+    def shell(self) -> str:
+        return f"mkdir -m {self.mode:o} {shlex.quote(self.path)}"
+
+
+@dataclass(frozen=True, slots=True)
+class WriteFile(Operation):
+    """Write a small file whole. Undone by removing it."""
+
+    path: str
+    text: str
+    mode: int = 0o644
+    man: ClassVar[str] = "open(2)"
+
+    def run(self, context: Context) -> Result:
+        fd = syscalls.open_path(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, self.mode)
+        with open(fd, "w", encoding="utf-8") as file:
+            file.write(self.text)
+        return self.path
+
+    def undo(self, result: Result, context: Context) -> None:
+        if os.path.lexists(self.path):
+            os.unlink(self.path)
+
+    def describe(self) -> str:
+        return f"write {self.path} ({len(self.text)} bytes)"
+
+    def shell(self) -> str:
+        return f"printf %s {shlex.quote(self.text)} > {shlex.quote(self.path)}"

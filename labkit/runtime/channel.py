@@ -1,0 +1,45 @@
+"""Messages with descriptors between daemon and spawner, over a SOCK_SEQPACKET socket (unix(7), SCM_RIGHTS).
+
+A message is a dictionary of plain values, marshalled: both ends are labkit, and marshal is the fastest that
+the standard library has. One that is too large for a packet travels in a memfd.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import socket
+from typing import Any
+
+Message = dict[str, Any]
+PACKET = 64 << 10
+MOST_DESCRIPTORS = 64
+_VERSION = 4  # marshal's format, the same from Python 3.4 on
+
+
+def send(sock: socket.socket, message: Message, fds: tuple[int, ...] | list[int] = ()) -> None:
+    """Send one message; the descriptors stay open here. Raises OSError if the other end is gone."""
+    data = marshal.dumps(message, _VERSION)
+    if len(data) <= PACKET:
+        socket.send_fds(sock, [b"\0", data], list(fds))
+        return
+    memory = os.memfd_create("labkit-message")
+    try:
+        with open(memory, "wb", closefd=False) as file:
+            file.write(data)
+        socket.send_fds(sock, [b"\1"], [memory, *fds])
+    finally:
+        os.close(memory)
+
+
+def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
+    """The next message and its descriptors (close-on-exec); None when the other end is gone."""
+    data, fds, _, _ = socket.recv_fds(sock, PACKET + 1, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+    if not data:
+        return None
+    if data[0] == 1:
+        memory = fds.pop(0)
+        with open(memory, "rb") as file:
+            file.seek(0)
+            return marshal.loads(file.read()), fds
+    return marshal.loads(data[1:]), fds

@@ -1,0 +1,353 @@
+"""OCI spec to plan: which operations, in which order, make the process that a bundle's config.json describes.
+
+Pure functions: they read nothing from the machine but what `Machine` tells. runtime-spec config.md and
+config-linux.md say what each field means, runtime.md the order.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import Any
+
+from labkit.kernel import cgroups
+from labkit.kernel import constants as c
+from labkit.kernel.capabilities import NUMBERS, DropBounding, KeepCapabilities, SetCapabilities, names
+from labkit.kernel.devices import DEFAULT, LINKS, MakeDevice, MakeLink
+from labkit.kernel.links import BringUpLoopback
+from labkit.kernel.mounts import (
+    OPTIONS,
+    PROPAGATION,
+    AttachTree,
+    BindMount,
+    DetachOldRoot,
+    MakeReadOnly,
+    MaskPath,
+    Mount,
+    OpenTree,
+    PivotRoot,
+    SetPropagation,
+)
+from labkit.kernel.namespaces import (
+    CloneInit,
+    CloneIntoPidNamespace,
+    JoinNamespaceFile,
+    JoinNamespaces,
+    SetDomainname,
+    SetHostname,
+    Unshare,
+)
+from labkit.kernel.overlay import MountOverlay
+from labkit.kernel.process import (
+    EnterDirectory,
+    Execute,
+    InstallSeccomp,
+    NewSession,
+    NoNewPrivileges,
+    ResetSignals,
+    SetOomScore,
+    SetRlimit,
+    SetUser,
+    WriteSysctl,
+)
+from labkit.kernel.stdio import ConnectStdio, OpenTerminal
+from labkit.plan import Operation, Plan, Step
+
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a plan depends on besides the spec: the cgroup trees and the capabilities that can be given at most."""
+
+    cgroups: cgroups.Layout
+    bounding: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The directories of a container's root: read-only ones (topmost first, relative to `base`), a writable one."""
+
+    base: str
+    lower: tuple[str, ...]
+    upper: str
+    work: str
+
+
+def start_plan(
+    spec: Spec, machine: Machine, layers: Layers | None, files: frozenset[str], seccomp: bytes, size: tuple[int, int]
+) -> Plan:
+    """The plan that starts a container.
+
+    `layers` are mounted over each other at `root.path`; None takes what is there. `files` are the bind sources
+    that aren't directories, `seccomp` is the compiled filter (empty: none), `size` the terminal's rows and columns.
+    """
+    linux = spec.get("linux", {})
+    namespaces = {entry["type"]: entry.get("path", "") for entry in linux.get("namespaces", ())}
+    host = [*create_cgroups(linux, machine.cgroups), clone_init(namespaces, linux, machine.cgroups)]
+    init: list[Operation] = [
+        ResetSignals(),
+        *join_cgroups(linux, machine.cgroups),
+        *join_namespaces(namespaces),
+        NewSession(),
+        *enter_root(spec, layers, files, machine.cgroups),
+        *make_devices(linux),
+        stdio(spec["process"], size, console=True),
+        *name_host(spec, namespaces),
+        *(WriteSysctl(key, value) for key, value in sorted(linux.get("sysctl", {}).items())),
+        *(MaskPath(path) for path in linux.get("maskedPaths", ())),
+        *(MakeReadOnly(path) for path in linux.get("readonlyPaths", ())),
+        DetachOldRoot(),
+        *([MakeReadOnly("/", mounted=True)] if spec["root"].get("readonly") else []),
+        *become(spec["process"], machine, seccomp),
+    ]
+    return _plan("start", host, init)
+
+
+def exec_plan(
+    process: Spec,
+    init: int,
+    spec: Spec,
+    machine: Machine,
+    seccomp: bytes,
+    size: tuple[int, int],
+    streams: tuple[str, ...],
+) -> Plan:
+    """The plan that runs one more process in a container whose init has the pid `init` (`docker exec`)."""
+    linux = spec.get("linux", {})
+    own = {entry["type"] for entry in linux.get("namespaces", ())}
+    flags = sum(c.NAMESPACES[name] for name in own - {"pid", "user"})
+    v2 = machine.cgroups.directories(linux.get("cgroupsPath", ""))[0] if machine.cgroups.version == 2 else ""
+    host: list[Operation] = [CloneIntoPidNamespace(init, "pid" in own, v2)]
+    inside: list[Operation] = [
+        ResetSignals(),
+        *join_cgroups(linux, machine.cgroups),
+        JoinNamespaces(init, flags),
+        NewSession(),
+        stdio(process, size, console=False, streams=streams),
+        *become(process, machine, seccomp),
+    ]
+    return _plan("exec", host, inside)
+
+
+def _plan(name: str, host: list[Operation], init: list[Operation]) -> Plan:
+    return Plan(name, tuple(Step("spawner", op) for op in host) + tuple(Step("init", op) for op in init))
+
+
+def create_cgroups(linux: Spec, layout: cgroups.Layout) -> list[Operation]:
+    """Make the container's cgroups and set their limits, before anything is in them."""
+    path = linux.get("cgroupsPath", "")
+    resources = linux.get("resources", {})
+    operations: list[Operation] = [cgroups.CreateCgroup(directory) for directory in layout.directories(path)]
+    for controller, file, value in cgroups.limit_files(layout, resources):
+        if directory := layout.directory(controller, path):
+            operations.append(cgroups.WriteCgroup(f"{directory}/{file}", value))
+    return operations + _device_rules(resources.get("devices", ()), layout, path)
+
+
+def _device_rules(rules: tuple[Spec, ...], layout: cgroups.Layout, path: str) -> list[Operation]:
+    if layout.version == 2:
+        return (
+            [cgroups.AttachDeviceFilter(layout.directory("", path), tuple(map(_device_rule, rules)))] if rules else []
+        )
+    directory = layout.directory("devices", path)
+    if not directory:
+        return []
+    return [
+        cgroups.WriteCgroup(f"{directory}/devices.{'allow' if rule['allow'] else 'deny'}", _device_line(rule))
+        for rule in rules
+    ]
+
+
+def _device_rule(rule: Spec) -> tuple[bool, str, int, int, str]:
+    numbers = (-1 if rule.get(key) is None else rule[key] for key in ("major", "minor"))
+    major, minor = numbers
+    return bool(rule["allow"]), rule.get("type", "a"), major, minor, rule.get("access", "rwm")
+
+
+def _device_line(rule: Spec) -> str:
+    """A line of devices.allow and devices.deny (cgroup-v1/devices.rst); `a` alone stands for all."""
+    if rule.get("type", "a") == "a":
+        return "a"
+    major, minor = ("*" if rule.get(key) in (None, -1) else rule[key] for key in ("major", "minor"))
+    return f"{rule['type']} {major}:{minor} {rule.get('access', 'rwm')}"
+
+
+def clone_init(namespaces: dict[str, str], linux: Spec, layout: cgroups.Layout) -> Operation:
+    """The fork. The cgroup namespace comes later: it takes the cgroup of that moment as its root."""
+    flags = sum(c.NAMESPACES[name] for name, path in namespaces.items() if not path and name != "cgroup")
+    return CloneInit(flags, layout.directory("", linux.get("cgroupsPath", "")) if layout.version == 2 else "")
+
+
+def join_cgroups(linux: Spec, layout: cgroups.Layout) -> list[Operation]:
+    """Join the v1 cgroups, one a tree; on v2 the process is born in its cgroup."""
+    if layout.version == 2:
+        return []
+    return [cgroups.JoinCgroup(f"{directory}/tasks") for directory in layout.directories(linux.get("cgroupsPath", ""))]
+
+
+def join_namespaces(namespaces: dict[str, str]) -> list[Operation]:
+    """Join the namespaces that the spec names by path, and make the cgroup namespace."""
+    joined: list[Operation] = [JoinNamespaceFile(path, c.NAMESPACES[name]) for name, path in namespaces.items() if path]
+    fresh = "cgroup" in namespaces and not namespaces["cgroup"]
+    return joined + ([Unshare(c.CLONE_NEWCGROUP)] if fresh else [])
+
+
+def enter_root(spec: Spec, layers: Layers | None, files: frozenset[str], layout: cgroups.Layout) -> list[Operation]:
+    """Mount the root, make it the root, mount the rest inside it."""
+    root = spec["root"]["path"]
+    propagation = PROPAGATION[spec.get("linux", {}).get("rootfsPropagation") or "rslave"]
+    bottom: Operation = BindMount(root, root, c.MS_BIND | c.MS_REC)
+    if layers:
+        bottom = MountOverlay(layers.base, layers.lower, layers.upper, layers.work, root)
+    before: list[Operation] = [SetPropagation("/", propagation), bottom]
+    after: list[Operation] = []
+    for entry in spec.get("mounts", ()):
+        held, attached = mount(entry, files, spec, layout)
+        before += held
+        after += attached
+    return [*before, PivotRoot(root), *after]
+
+
+def mount(
+    entry: Spec, files: frozenset[str], spec: Spec, layout: cgroups.Layout
+) -> tuple[list[Operation], list[Operation]]:
+    """One mount of the spec: what to take hold of before the root changes, and what to mount after."""
+    flags, propagation, data = mount_options(entry.get("options", ()))
+    target, source, fstype = entry["destination"], entry.get("source", ""), entry.get("type", "")
+    if fstype == "cgroup":
+        return _mount_cgroups(target, flags, spec.get("linux", {}), layout)
+    if flags & c.MS_BIND:
+        recursive = bool(flags & c.MS_REC)
+        kept = flags & ~(c.MS_BIND | c.MS_REC)
+        attach = AttachTree(source, target, source not in files, kept, propagation)
+        return [OpenTree(source, recursive)], [attach]
+    mounted: list[Operation] = [Mount(source or fstype, target, fstype, flags, data, make=True)]
+    return [], mounted + ([SetPropagation(target, propagation)] if propagation else [])
+
+
+def mount_options(options: list[str] | tuple[str, ...]) -> tuple[int, int, str]:
+    """Options of an OCI mount: flags of mount(2), propagation, data for the filesystem."""
+    flags = propagation = 0
+    data = []
+    for option in options:
+        if option in PROPAGATION:
+            propagation = PROPAGATION[option]
+        elif option in OPTIONS:
+            flags |= OPTIONS[option]
+        elif option not in ("rw", "suid", "dev", "exec", "async", "defaults"):
+            data.append(option)
+    return flags, propagation, ",".join(data)
+
+
+def _mount_cgroups(
+    target: str, flags: int, linux: Spec, layout: cgroups.Layout
+) -> tuple[list[Operation], list[Operation]]:
+    """The container's view of its own cgroups: on v1 one bind a tree, on v2 the tree from its cgroup namespace."""
+    private = any(entry["type"] == "cgroup" and not entry.get("path") for entry in linux.get("namespaces", ()))
+    path = linux.get("cgroupsPath", "")
+    if layout.version == 2:
+        if private:
+            return [], [Mount("cgroup", target, "cgroup2", flags, make=True)]
+        own = layout.directory("", path)
+        return [OpenTree(own)], [AttachTree(own, target, True, flags)]
+    held: list[Operation] = []
+    attached: list[Operation] = [Mount("tmpfs", target, "tmpfs", flags & ~c.MS_RDONLY, "mode=755", make=True)]
+    for directory in layout.directories(path):
+        name = directory.removesuffix("/" + path.strip("/")).rsplit("/", 1)[1]
+        held.append(OpenTree(directory))
+        attached.append(AttachTree(directory, f"{target}/{name}", True, flags))
+        members = [controller for controller in name.split(",") if controller != name]
+        attached += [MakeLink(name, f"{target}/{member}") for member in members]
+    return held, attached + ([MakeReadOnly(target, mounted=True)] if flags & c.MS_RDONLY else [])
+
+
+def make_devices(linux: Spec) -> list[Operation]:
+    """The default devices and links in /dev, and those that the spec adds."""
+    default = [MakeDevice(f"/dev/{name}", "c", major, minor) for name, major, minor in DEFAULT]
+    added = [
+        MakeDevice(
+            device["path"],
+            device["type"],
+            device.get("major", 0),
+            device.get("minor", 0),
+            device.get("fileMode", 0o666),
+            device.get("uid", 0),
+            device.get("gid", 0),
+        )
+        for device in linux.get("devices", ())
+        if device["path"] not in {f"/dev/{name}" for name, _, _ in DEFAULT}
+    ]
+    return [*default, *added, *(MakeLink(target, path) for target, path in LINKS)]
+
+
+def stdio(process: Spec, size: tuple[int, int], console: bool, streams: tuple[str, ...] | None = None) -> Operation:
+    if process.get("terminal"):
+        return OpenTerminal(*size, console)
+    return ConnectStdio() if streams is None else ConnectStdio(streams)
+
+
+def name_host(spec: Spec, namespaces: dict[str, str]) -> list[Operation]:
+    """The host's name and the loopback link, each if its namespace is the container's own."""
+    operations: list[Operation] = []
+    if namespaces.get("uts") == "" and spec.get("hostname"):
+        operations.append(SetHostname(spec["hostname"]))
+    if namespaces.get("uts") == "" and spec.get("domainname"):
+        operations.append(SetDomainname(spec["domainname"]))
+    if namespaces.get("network") == "":
+        operations.append(BringUpLoopback())
+    return operations
+
+
+def become(process: Spec, machine: Machine, seccomp: bytes) -> list[Operation]:
+    """From root in a container to the program: limits, directory, user, capabilities, filter, execve.
+
+    Without no_new_privs the filter must be installed while CAP_SYS_ADMIN is still there; with it, it comes
+    as late as can be, so that it needs to permit less.
+    """
+    user = process.get("user", {})
+    quiet = bool(process.get("noNewPrivileges"))
+    install: list[Operation] = [InstallSeccomp(b64encode(seccomp).decode())] if seccomp else []
+    limits = [
+        SetRlimit(limit["type"], _limit(limit["soft"]), _limit(limit["hard"])) for limit in process.get("rlimits", ())
+    ]
+    score = process.get("oomScoreAdj")
+    return [
+        *([SetOomScore(score)] if score is not None else []),
+        *limits,
+        *([NoNewPrivileges()] if quiet else install),
+        EnterDirectory(process.get("cwd") or "/"),
+        *change_user(user, process.get("capabilities"), machine),
+        *(install if quiet else []),
+        Execute(tuple(process["args"]), tuple(process.get("env", ()))),
+    ]
+
+
+def change_user(user: Spec, capabilities: Spec | None, machine: Machine) -> list[Operation]:
+    """The bounding set, then the user, then the capabilities that stay."""
+    become_user = SetUser(
+        user.get("uid", 0), user.get("gid", 0), tuple(user.get("additionalGids", ())), user.get("umask", 0o022)
+    )
+    if capabilities is None:
+        return [become_user]
+    sets = {key: tuple(value) for key, value in capabilities.items()}
+    bounding = sets.get("bounding", ())
+    dropped = tuple(name for name in names(machine.bounding) if name not in bounding)
+    keep = [sets.get(key, ()) for key in ("effective", "permitted", "inheritable", "ambient")]
+    return [
+        *([DropBounding(dropped)] if dropped else []),
+        KeepCapabilities(True),
+        become_user,
+        KeepCapabilities(False),
+        SetCapabilities(*keep),
+    ]
+
+
+def _limit(value: int) -> int:
+    """RLIM_INFINITY is 2^64-1 in the spec and -1 in Python."""
+    return -1 if value >= 1 << 63 else value
+
+
+def known_capabilities(wanted: tuple[str, ...], machine: Machine) -> tuple[str, ...]:
+    """Those of the wanted capabilities that this machine can give, by number."""
+    return tuple(name for name, number in NUMBERS.items() if name in wanted and machine.bounding >> number & 1)

@@ -1,0 +1,289 @@
+"""The spawner: the small single-threaded process that forks containers and outlives a daemon's crash.
+
+It stands where containerd and its shims stand in Docker. It runs the `spawner` operations of a plan, forks the
+container's init, is its parent, tells its exit (pidfd_open(2), waitid(2)), undoes the host's side of the plan
+then, and keeps the descriptors of its stdio, so that a daemon that comes back is handed them again. It
+imports the standard library and the operations only.
+"""
+
+from __future__ import annotations
+
+import gc
+import marshal
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from labkit.errors import KernelError, LabkitError
+from labkit.plan import Context, Execution, Journal, Plan, recover
+from labkit.runtime import channel, plans
+from labkit.runtime.init import ERROR, RECORDS, TERMINAL, run_init
+
+PROTOCOL = 1
+OPERATIONS = plans  # imported for its side effect: all operations that a plan may hold are known by name
+
+
+@dataclass(slots=True)
+class Process:
+    """A container's init or an exec's process, from its fork until the daemon says that it may be forgotten."""
+
+    key: str
+    context: Context
+    execution: Execution
+    kept: dict[str, int]
+    control: socket.socket | None
+    request: int
+    began: int
+    records: bytes = b""
+    error: tuple[Any, ...] | None = None
+    ready: bool = False
+    code: int | None = None
+    ended: int = 0
+    undone: list[str] = field(default_factory=list)
+
+    @property
+    def pid(self) -> int:
+        return self.context.pid
+
+    @property
+    def pidfd(self) -> int:
+        return self.context.descriptors["pidfd"]
+
+
+class Spawner:
+    """The event loop and the table of processes."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.journals = os.path.join(folder, "journal")
+        os.makedirs(self.journals, mode=0o700, exist_ok=True)
+        self.processes: dict[str, Process] = {}
+        self.daemon: socket.socket | None = None
+        self.selector = selectors.EpollSelector()
+        self.running = True
+        for name in recover(self.journals, self.log):
+            self.log(f"undid {name}, which a dead spawner had left")
+        self.listener = self._listen(os.path.join(folder, "spawner.sock"))
+        self.selector.register(self.listener, selectors.EVENT_READ, self.accept)
+
+    @staticmethod
+    def log(text: str) -> None:
+        print(f"labkit spawner: {text}", file=sys.stderr, flush=True)
+
+    @staticmethod
+    def _listen(path: str) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        if os.path.lexists(path):
+            os.unlink(path)
+        mask = os.umask(0o177)
+        listener.bind(path)
+        os.umask(mask)
+        listener.listen(4)
+        return listener
+
+    def run(self) -> None:
+        """Serve until told to end, or until nobody is left to serve: no daemon and no process."""
+        gc.collect()
+        gc.freeze()
+        while self.running:
+            for key, _ in self.selector.select():
+                key.data()
+        os.unlink(os.path.join(self.folder, "spawner.sock"))
+
+    def accept(self) -> None:
+        sock, _ = self.listener.accept()
+        if self.daemon:
+            self.drop_daemon()
+        self.daemon = sock
+        self.selector.register(sock, selectors.EVENT_READ, self.serve)
+        self.tell({"hello": PROTOCOL, "pid": os.getpid()})
+        for process in list(self.processes.values()):
+            self.introduce(process)
+        self.tell({"introduced": len(self.processes)})
+
+    def introduce(self, process: Process) -> None:
+        """Hand a running or ended process to a daemon that has come back."""
+        if process.control:
+            process.request = 0  # the daemon that asked is gone; the start goes on
+            return
+        names = list(process.kept)
+        message = {"process": process.key, "pid": process.pid, "names": names, "began": process.began}
+        message |= {"code": process.code, "ended": process.ended, "pidfd": process.code is None}
+        fds = [process.pidfd] if process.code is None else []
+        self.tell(message, (*fds, *process.kept.values()))
+
+    def drop_daemon(self) -> None:
+        if self.daemon:
+            self.selector.unregister(self.daemon)
+            self.daemon.close()
+            self.daemon = None
+        self.running = bool(self.processes)
+
+    def tell(self, message: channel.Message, fds: tuple[int, ...] = ()) -> None:
+        if not self.daemon:
+            return
+        try:
+            channel.send(self.daemon, message, fds)
+        except (BrokenPipeError, ConnectionResetError):
+            self.drop_daemon()
+
+    def serve(self) -> None:
+        """Take one request of the daemon."""
+        assert self.daemon
+        try:
+            received = channel.receive(self.daemon)
+        except ConnectionResetError:
+            received = None
+        if received is None:
+            return self.drop_daemon()
+        message, fds = received
+        verb = message["do"]
+        if verb == "start":
+            self.start(message, fds)
+        elif verb == "drop":
+            self.drop(message["key"], message["names"])
+        elif verb == "forget":
+            self.forget(message["key"])
+        elif verb == "end":
+            self.running = False
+        return None
+
+    def start(self, message: channel.Message, fds: list[int]) -> None:
+        """Run the host's side of a plan, which forks; the child goes on with the rest of it."""
+        lent = dict(zip(message["child"], fds, strict=False))
+        kept = dict(zip(message["keep"], fds[len(lent) :], strict=True))
+        parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        context = Context({**lent, "control": child.fileno()})
+        plan = Plan.decode(message["plan"])
+        execution = Execution(plan.by("spawner"), context, Journal(os.path.join(self.journals, message["key"])))
+        began = time.time_ns()
+        try:
+            self._fork(plan, execution, message["key"])
+            process = Process(message["key"], context, execution, kept, parent, message["request"], began)
+            self.watch(process)
+        except LabkitError as error:
+            parent.close()
+            _close(kept)
+            self.refuse(message["request"], error, execution)
+        finally:
+            child.close()
+            _close(lent)
+
+    def _fork(self, plan: Plan, execution: Execution, key: str) -> None:
+        assert execution.journal
+        execution.journal.open(plan, key)
+        try:
+            execution.run_or_undo()
+        except LabkitError:
+            execution.journal.remove()
+            raise
+        if execution.context.in_child:
+            run_init(plan.by("init"), execution.context)
+        execution.journal.close()
+
+    def watch(self, process: Process) -> None:
+        self.processes[process.key] = process
+        assert process.control
+        self.selector.register(process.control, selectors.EVENT_READ, lambda: self.hear(process))
+        self.selector.register(process.pidfd, selectors.EVENT_READ, lambda: self.reap(process))
+
+    def refuse(self, request: int, error: LabkitError, execution: Execution) -> None:
+        """Tell that a start failed before there was a child."""
+        fields = (str(error), 0, "", "")
+        if isinstance(error, KernelError):
+            fields = (error.call, error.errno, error.hint, error.operation)
+        host = [tuple(record) for record in execution.records]
+        failed = tuple(error.record) if isinstance(error, KernelError) and isinstance(error.record, tuple) else None
+        self.tell({"failed": request, "error": (*fields, failed, []), "host": host})
+
+    def hear(self, process: Process) -> None:
+        """What a child says on its way to its exec."""
+        assert process.control
+        data, fds, _, _ = socket.recv_fds(process.control, 1 << 20, 1, socket.MSG_CMSG_CLOEXEC)
+        kind, body = data[:1], data[1:]
+        if kind == TERMINAL and fds:
+            process.kept["terminal"] = fds[0]
+        elif kind == RECORDS:
+            process.records = body
+        elif kind == ERROR:
+            process.error = marshal.loads(body)
+        elif not data:
+            self._release_control(process)
+            if not process.error:
+                self._tell_started(process)
+
+    def _release_control(self, process: Process) -> None:
+        if process.control:
+            self.selector.unregister(process.control)
+            process.control.close()
+            process.control = None
+
+    def _tell_started(self, process: Process) -> None:
+        """The control socket has closed at the exec: the program runs."""
+        process.ready = True
+        host = [tuple(record) for record in process.execution.records]
+        times = {"began": process.began, "exec": time.monotonic_ns(), "now": (time.time_ns(), time.monotonic_ns())}
+        message = {"started": process.request, "process": process.key, "pid": process.pid, "host": host, **times}
+        message["init"] = process.records
+        names = list(process.kept)
+        self.tell(message | {"names": names}, (process.pidfd, *process.kept.values()))
+
+    def reap(self, process: Process) -> None:
+        """A process has ended: take its status, undo the host's side of its plan, tell the daemon."""
+        while process.control:
+            self.hear(process)
+        status = os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
+        assert status
+        process.ended = time.time_ns()
+        killed = status.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
+        process.code = 128 + status.si_status if killed else status.si_status
+        self.selector.unregister(process.pidfd)
+        os.close(process.pidfd)
+        process.undone = process.execution.undo()
+        for failure in process.undone:
+            self.log(failure)
+        if process.execution.journal and not process.undone:
+            process.execution.journal.remove()
+        self._tell_ended(process)
+
+    def _tell_ended(self, process: Process) -> None:
+        if process.error:
+            host = [tuple(record) for record in process.execution.records]
+            self.tell({"failed": process.request, "error": process.error, "host": host})
+            self.forget(process.key)
+        else:
+            self.tell({"exited": process.key, "code": process.code, "ended": process.ended})
+
+    def drop(self, key: str, names: list[str]) -> None:
+        """Close descriptors that were kept, so that the other end sees their end."""
+        if process := self.processes.get(key):
+            for name in names:
+                if name in process.kept:
+                    os.close(process.kept.pop(name))
+
+    def forget(self, key: str) -> None:
+        """The daemon has written down what became of a process."""
+        if process := self.processes.pop(key, None):
+            _close(process.kept)
+            process.kept = {}
+
+
+def _close(descriptors: dict[str, int]) -> None:
+    for fd in descriptors.values():
+        os.close(fd)
+
+
+def serve(folder: str, ready: int) -> NoReturn:
+    """Be the spawner of the exec root `folder` until it is told to end; closes `ready` when it listens."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    spawner = Spawner(folder)
+    os.close(ready)
+    spawner.run()
+    os._exit(0)

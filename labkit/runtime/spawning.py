@@ -1,0 +1,214 @@
+"""The daemon's side of the spawner: start one or find the one that a dead daemon left, and ask it for processes."""
+
+from __future__ import annotations
+
+import asyncio
+import marshal
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import labkit
+from labkit.errors import KernelError, LabkitError, Unavailable
+from labkit.plan import Plan, Record
+from labkit.runtime import channel
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(labkit.__file__)))
+_PROGRAM = """import sys
+sys.path.append(sys.argv[1])
+from labkit.runtime.spawner import serve
+serve(sys.argv[2], int(sys.argv[3]))"""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process that runs: its descriptors by name, and the records of the plan that started it.
+
+    `began` is nanoseconds since the epoch; `offset` turns CLOCK_MONOTONIC of the records into the same.
+    """
+
+    key: str
+    pid: int
+    pidfd: int
+    descriptors: dict[str, int]
+    records: tuple[Record, ...]
+    began: int
+    offset: int
+    exec_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Introduced:
+    """A process that the spawner has kept while no daemon was there; `code` is None while it runs."""
+
+    key: str
+    pid: int
+    pidfd: int
+    descriptors: dict[str, int]
+    began: int
+    code: int | None
+    ended: int
+
+
+class StartFailed(LabkitError):
+    """A plan failed. `cause` says which operation and why; the records tell what had been done before."""
+
+    def __init__(self, cause: KernelError, records: tuple[Record, ...]) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.records = records
+
+
+@dataclass(slots=True)
+class SpawnerClient:
+    """The connection to the spawner. `exited(key, code, ended_ns)` and `lost()` are called from the event loop."""
+
+    sock: socket.socket
+    exited: Callable[[str, int, int], None]
+    started: Callable[[Started], None]
+    lost: Callable[[], None]
+    waiting: dict[int, asyncio.Future[Started]] = field(default_factory=dict)
+    last: int = 0
+
+    async def start(self, key: str, plan: Plan, child: dict[str, int], keep: dict[str, int]) -> Started:
+        """Carry out a plan that ends in a process. Raises StartFailed, after everything was undone.
+
+        `child` are descriptors for the new process, `keep` those that the spawner keeps for the next daemon. All
+        stay open here.
+        """
+        self.last += 1
+        request = self.last
+        future: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
+        self.waiting[request] = future
+        message = {"do": "start", "request": request, "key": key, "plan": plan.encode()}
+        names = {"child": list(child), "keep": list(keep)}
+        try:
+            channel.send(self.sock, message | names, [*child.values(), *keep.values()])
+            return await future
+        except OSError as error:
+            raise Unavailable(f"the spawner doesn't answer ({error}): restart the daemon") from error
+        finally:
+            self.waiting.pop(request, None)
+
+    def drop(self, key: str, *names: str) -> None:
+        """Let the spawner close descriptors that it keeps."""
+        channel.send(self.sock, {"do": "drop", "key": key, "names": list(names)})
+
+    def forget(self, key: str) -> None:
+        """What became of this process is written down."""
+        channel.send(self.sock, {"do": "forget", "key": key})
+
+    def end(self) -> None:
+        """End the spawner, when nothing runs any more."""
+        channel.send(self.sock, {"do": "end"})
+
+    def listen(self) -> None:
+        """Take what the spawner says from the event loop on."""
+        asyncio.get_running_loop().add_reader(self.sock, self._hear)
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.sock)
+        self.sock.close()
+
+    def _hear(self) -> None:
+        try:
+            received = channel.receive(self.sock)
+        except ConnectionResetError:
+            received = None
+        if received is None:
+            self.close()
+            for future in self.waiting.values():
+                future.set_exception(Unavailable("the spawner has died while it started a process: try again"))
+            self.lost()
+            return
+        message, fds = received
+        if "started" in message:
+            self._started(_read_started(message, fds), message["started"])
+        elif "failed" in message:
+            self._failed(message)
+        elif "exited" in message:
+            self.exited(message["exited"], message["code"], message["ended"])
+
+    def _started(self, started: Started, request: int) -> None:
+        future = self.waiting.get(request)
+        if future and not future.done():
+            future.set_result(started)
+        else:
+            self.started(started)
+
+    def _failed(self, message: channel.Message) -> None:
+        call, errno, hint, operation, failed, inside = message["error"]
+        records = [Record(*record) for record in (*message["host"], *inside, *([failed] if failed else []))]
+        future = self.waiting.get(message["failed"])
+        if future and not future.done():
+            future.set_exception(StartFailed(KernelError(call, errno, hint, operation), tuple(records)))
+
+
+def _read_started(message: channel.Message, fds: list[int]) -> Started:
+    init: list[Any] = marshal.loads(message["init"]) if message["init"] else []
+    records = tuple(Record(*record) for record in (*message["host"], *init))
+    wall, monotonic = message["now"]
+    descriptors = dict(zip(message["names"], fds[1:], strict=True))
+    began, exec_at = message["began"], message["exec"]
+    return Started(message["process"], message["pid"], fds[0], descriptors, records, began, wall - monotonic, exec_at)
+
+
+def connect(folder: str) -> tuple[socket.socket, list[Introduced]]:
+    """The spawner of this exec root and the processes it has: the one that runs already, or a new one."""
+    path = os.path.join(folder, "spawner.sock")
+    try:
+        sock = _connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        _start(folder)
+        sock = _connect(path)
+    hello = channel.receive(sock)
+    if hello is None or hello[0].get("hello") != 1:
+        raise Unavailable(
+            f"the spawner at {path} speaks another protocol: stop its containers with the labkit that made it"
+        )
+    processes: list[Introduced] = []
+    while received := channel.receive(sock):
+        message, fds = received
+        if "introduced" in message:
+            return sock, processes
+        processes.append(_read_introduced(message, fds))
+    raise Unavailable(f"the spawner at {path} went away while it introduced its processes: try again")
+
+
+def _read_introduced(message: channel.Message, fds: list[int]) -> Introduced:
+    pidfd = fds.pop(0) if message["pidfd"] else -1
+    descriptors = dict(zip(message["names"], fds, strict=True))
+    return Introduced(
+        message["process"], message["pid"], pidfd, descriptors, message["began"], message["code"], message["ended"]
+    )
+
+
+def _connect(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    try:
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _start(folder: str) -> None:
+    """Start a spawner in a session of its own; returns when it listens."""
+    ready, theirs = os.pipe()
+    log = os.open(os.path.join(folder, "spawner.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        os.set_inheritable(theirs, True)
+        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        streams = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate((null, log, log))]
+        command = [sys.executable, "-I", "-S", "-c", _PROGRAM, _ROOT, folder, str(theirs)]
+        os.posix_spawn(sys.executable, command, os.environ, file_actions=streams, setsid=True)
+        os.close(null)
+    finally:
+        os.close(theirs)
+        os.close(log)
+    with open(ready, "rb") as pipe:
+        pipe.read()
