@@ -1,0 +1,27 @@
+"""The one table of commands that the `labkit` command, the magics, the help and the completion share."""
+
+from __future__ import annotations
+
+from labkit.cli.commands.containers import CONTAINER_COMMANDS
+from labkit.cli.commands.images import IMAGE_COMMANDS
+from labkit.cli.commands.system import OWN_COMMANDS, SYSTEM_COMMANDS
+from labkit.cli.grammar import Command, Flag
+
+COMMANDS: tuple[Command, ...] = (*CONTAINER_COMMANDS, *IMAGE_COMMANDS, *SYSTEM_COMMANDS, *OWN_COMMANDS)
+
+GROUPS: dict[str, str] = {
+    "completion": "Print completion scripts for shells",
+    "container": "Manage containers",
+    "hub": "Make images without a registry",
+    "image": "Manage images",
+    "system": "Manage the engine",
+}
+
+GLOBAL_FLAGS = (
+    Flag("debug", "D", "bool", "Enable debug mode"),
+    Flag("help", "", "bool", "Print usage"),
+    Flag("host", "H", "string", "Daemon socket to connect to"),
+    Flag("version", "v", "bool", "Print version information and quit"),
+)
+
+BY_NAME: dict[tuple[str, ...], Command] = {name: command for command in COMMANDS for name in command.names}

@@ -1,0 +1,74 @@
+"""The commands on the engine as a whole, and labkit's own, as data."""
+
+from __future__ import annotations
+
+from labkit.cli.commands.shared import FILTER, INSPECT_FORMAT, INSPECT_FORMAT_HELP
+from labkit.cli.grammar import Command, Flag
+
+_SYSTEM = "labkit.cli.runners.system"
+
+SYSTEM_COMMANDS = (
+    Command(
+        (("system", "events"), ("events",)),
+        "Get real time events from the server",
+        f"{_SYSTEM}:events",
+        "",
+        (
+            FILTER,
+            Flag("format", "", "string", INSPECT_FORMAT_HELP),
+            Flag("since", "", "string", "Show all events created since timestamp"),
+            Flag("until", "", "string", "Stream events until this timestamp"),
+        ),
+    ),
+    Command(
+        (("system", "info"), ("info",)),
+        "Display system-wide information",
+        f"{_SYSTEM}:info",
+        "",
+        (INSPECT_FORMAT,),
+        common=True,
+    ),
+    Command(
+        (("version",),),
+        "Show the labkit version information",
+        f"{_SYSTEM}:version",
+        "",
+        (INSPECT_FORMAT,),
+        common=True,
+    ),
+    Command(
+        (("inspect",),),
+        "Return low-level information on Docker objects",
+        "labkit.cli.runners.inspect:inspect",
+        "NAME|ID [NAME|ID...]",
+        (
+            INSPECT_FORMAT,
+            Flag("size", "s", "bool", "Display total file sizes if the type is container"),
+            Flag("type", "", "string", "Only inspect objects of the given type", complete="container|image"),
+        ),
+        1,
+        -1,
+        complete=("object",),
+    ),
+    Command(
+        (("completion", "bash"),),
+        "Print the completion script for bash",
+        "labkit.cli.completion:print_bash",
+        examples=("completion bash > /etc/bash_completion.d/labkit",),
+    ),
+    Command((("completion", "zsh"),), "Print the completion script for zsh", "labkit.cli.completion:print_zsh"),
+    Command((("completion", "fish"),), "Print the completion script for fish", "labkit.cli.completion:print_fish"),
+)
+
+# These read their own words: the table knows them for the help and the completion.
+DAEMON = Command((("daemon",),), "Run labkit's engine", "", "[OPTIONS]", most=-1, interspersed=False)
+EXPLAIN = Command(
+    (("explain",),),
+    "Show the kernel calls behind an action",
+    "",
+    "[CONTAINER|TRACE]",
+    most=-1,
+    interspersed=False,
+    complete=("container",),
+)
+OWN_COMMANDS = (DAEMON, EXPLAIN)

@@ -1,0 +1,29 @@
+"""The user's terminal: raw mode while a container's tty is attached, and its size (termios(3), ioctl_tty(2))."""
+
+from __future__ import annotations
+
+import os
+import termios
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def raw_mode(descriptor: int) -> Iterator[None]:
+    """Passes every key on as typed, without echo; the terminal is as before afterwards."""
+    before = termios.tcgetattr(descriptor)
+    tty.setraw(descriptor)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def terminal_size(descriptor: int) -> tuple[int, int] | None:
+    """(rows, columns), or None if the descriptor is no terminal or doesn't know its size."""
+    try:
+        columns, rows = os.get_terminal_size(descriptor)
+    except OSError:
+        return None
+    return (rows, columns) if rows and columns else None
