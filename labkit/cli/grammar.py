@@ -88,7 +88,9 @@ class Invocation(NamedTuple):
         return list(self.options.get(name, ()))
 
 
-class HelpWanted(Exception):  # noqa: N818 - not an error: it carries the command whose help was asked for
+class HelpWanted(Exception):
+    """Not an error: carries the command whose help was asked for."""
+
     def __init__(self, command: Command, path: tuple[str, ...], notice: str = "") -> None:
         super().__init__(path)
         self.command = command
@@ -175,11 +177,11 @@ class _Reader:
         name, equals, value = word[2:].partition("=")
         if not name or name.startswith("-"):
             raise FlagError(f"bad flag syntax: {word}")
+        if name == "help":
+            self.options["help"] = "long"
+            return
         flag = self._long.get(name)
         if flag is None:
-            if name == "help":
-                self.options["help"] = "long"
-                return
             raise FlagError(f"unknown flag: --{name}")
         if not equals:
             if flag.type == "bool":

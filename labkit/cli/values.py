@@ -125,7 +125,8 @@ def read_ulimit(text: str) -> dict[str, Any]:
 
 
 _RLIMITS = frozenset(
-    "core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
+    {"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio"}
+    | {"rttime", "sigpending", "stack"}
 )
 
 
