@@ -167,6 +167,10 @@ class Outbox:
     def resume(self) -> None:
         self._resumed.set()
 
+    @property
+    def congested(self) -> bool:
+        return not self._resumed.is_set()
+
     async def drain(self) -> None:
         """Wait until the transport has room again. Returns at once when the client is gone."""
         if not self._resumed.is_set():
@@ -193,6 +197,11 @@ class Hijacked:
         """Send `data`, which must not be changed before `drain` has returned."""
         if not self.gone.is_set() and not self._transport.is_closing():
             self._transport.write(data)
+
+    @property
+    def congested(self) -> bool:
+        """Whether the client hasn't taken yet what was written."""
+        return self._outbox.congested
 
     async def drain(self) -> None:
         """Wait until everything written has been sent (or the client is gone)."""
