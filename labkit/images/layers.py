@@ -44,6 +44,9 @@ class LayerPolicy:
     attributes: str = "trusted.overlay."
 
 
+PERMISSIVE = LayerPolicy()  # what dockerd does as root
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What a layer brought: bytes of files and links (as Docker counts a layer's size), and entries.
@@ -56,7 +59,7 @@ class Applied:
     ignored: tuple[str, ...]
 
 
-def apply_layer(chunks: Iterator[bytes], root: int, policy: LayerPolicy = LayerPolicy()) -> Applied:
+def apply_layer(chunks: Iterator[bytes], root: int, policy: LayerPolicy = PERMISSIVE) -> Applied:
     """Unpacks a layer (an uncompressed tar stream, read to its end) into the empty directory `root` (a descriptor).
 
     Raises InvalidParameter for a layer that is malformed or leaves the root, Forbidden for a device node where policy

@@ -15,13 +15,14 @@ import threading
 from collections.abc import Callable, Iterator
 from itertools import chain
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import zstandard
 from isal import igzip_lib
 
 from labkit.errors import InvalidParameter
 
+_Buffer = TypeVar("_Buffer", bytes, memoryview)
 CHUNK = 1 << 18  # bytes; fits the second-level cache, so that a chunk is hashed and written while it is there
 _GZIP, _ZSTD, _XZ, _BZIP2 = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"BZh"
 _GZIP_ERROR = cast(type[Exception], igzip_lib.error)  # the stubs of isal call this class a value
@@ -151,7 +152,9 @@ class Digest:
     def __init__(self) -> None:
         self.size = 0
         self._hash = hashlib.sha256()
-        self._queue: queue.Queue[bytes | None] = queue.Queue(8)  # bounds the memory of a hash that lags behind
+        self._queue: queue.Queue[bytes | memoryview | None] = queue.Queue(
+            8
+        )  # bounds the memory of a hash that lags behind
         self._thread = threading.Thread(target=self._run, name="sha256", daemon=True)
         self._thread.start()
 
@@ -172,7 +175,7 @@ class Digest:
             self._queue.put(None)
             self._thread.join()
 
-    def through(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    def through(self, chunks: Iterator[_Buffer]) -> Iterator[_Buffer]:
         """The same chunks; each is hashed as it passes."""
         for chunk in chunks:
             self.size += len(chunk)

@@ -132,7 +132,7 @@ class TarReader:
             self._skip_rest()
 
     def data(self) -> Iterator[memoryview]:
-        """The rest of the present entry's data, in pieces that are valid until the next step."""
+        """The rest of the present entry's data, in pieces of at most a chunk."""
         while self._left:
             if self._at == len(self._chunk) and not self._next_chunk():
                 raise InvalidParameter("archive/tar: unexpected EOF")

@@ -1,0 +1,304 @@
+"""The image store: what `docker images`, `load`, `save`, `import`, `tag` and `rmi` work on.
+
+On disk it is an OCI image layout (image-spec `image-layout.md`) with snapshots beside it, so that skopeo reads it and
+people can look at it with `ls` and `jq`. Names and images change under one lock; the long work (staging, unpacking)
+runs outside of it in a workspace, and becomes visible by renames at the end: all of an archive, or nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from labkit.images import inspecting, saving
+from labkit.images.archives import Incoming, StagedBlob, make_manifest, read_images, stage
+from labkit.images.catalog import Catalog, with_name
+from labkit.images.changes import apply_changes
+from labkit.images.content import ContentStore, sync_directory, sync_filesystem, write_durably
+from labkit.images.faults import disk_errors
+from labkit.images.image import Image, short_id
+from labkit.images.importing import imported_config, now, written_to
+from labkit.images.layers import PERMISSIVE, LayerPolicy
+from labkit.images.layout import LAYOUT_FILE, Record
+from labkit.images.locking import lock_store
+from labkit.images.manifests import (
+    OCI_CONFIG,
+    ContainerConfig,
+    chain_ids,
+    decode_config,
+    parse_platform,
+)
+from labkit.images.progress import Report, counted, silent
+from labkit.images.references import Reference
+from labkit.images.removal import ContainerUse, Removal, Removed, plan_removal
+from labkit.images.snapshots import Prepared, SnapshotStore
+from labkit.images.streams import compression_of, decompressed, digest_of, file_chunks, read_chunks
+
+_WORKERS = 2  # layers unpacked at once: there is one interpreter lock, but most of the time goes into the kernel
+
+InUse = Callable[[str], Sequence[ContainerUse]]
+
+
+class ImageStore:
+    """The images below `root`. All methods may be called from any thread.
+
+    Opening it locks it against other processes (Conflict) and removes what a crash left half-made. A root that can't be
+    written is Forbidden. `policy` says whether layers may hold device nodes.
+    """
+
+    def __init__(self, root: Path, policy: LayerPolicy = PERMISSIVE) -> None:
+        self._root = root.absolute()
+        self._workspace = self._root / "tmp"
+        self._lock = threading.RLock()
+        with disk_errors(f"opening the image store {root}"):
+            self._root.mkdir(parents=True, exist_ok=True, mode=0o710)
+            self._store_lock = lock_store(self._root)
+            try:
+                self._open(policy)
+            except BaseException:
+                os.close(self._store_lock)
+                raise
+
+    def _open(self, policy: LayerPolicy) -> None:
+        if self._workspace.exists():
+            shutil.rmtree(self._workspace)
+        self._workspace.mkdir(mode=0o700)
+        if not (self._root / "oci-layout").exists():
+            write_durably(self._root / "oci-layout", LAYOUT_FILE, self._workspace)
+        self._content = ContentStore(self._root, self._workspace)
+        self._snapshots = SnapshotStore(self._root, policy)
+        self._catalog = Catalog(self._root, self._workspace, self._content, self._snapshots)
+        if not self._catalog.records:
+            self._catalog.replace(())  # a layout has an index, also an empty one
+        with self._emptied() as grave:
+            self._discard_garbage(grave)
+
+    def close(self) -> None:
+        """Lets go of the lock."""
+        os.close(self._store_lock)
+
+    @contextmanager
+    def _emptied(self) -> Iterator[Path]:
+        """A fresh directory in the workspace; all that is left in it is removed at the end."""
+        with disk_errors(f"working in {self._workspace}"):
+            directory = Path(tempfile.mkdtemp(dir=self._workspace))
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory)
+
+    def list(self) -> Sequence[Image]:
+        """All images, newest first."""
+        return self._catalog.images()
+
+    def resolve(self, reference: str) -> Image:
+        """The image that a name, an ID or a unique prefix of one stands for. Raises NotFound, InvalidParameter."""
+        return self._catalog.find(reference)[0]
+
+    def load(self, archive: BinaryIO, report: Report = silent) -> Sequence[str]:
+        """Takes in all images of an archive (docker-archive, OCI archive; also compressed; also from a pipe), or none.
+
+        Returns the names that were loaded, the ID of an image without name. `report` is called from several threads.
+        Raises InvalidParameter for an archive that is malformed, truncated or lies about a digest.
+        """
+        with self._emptied() as directory:
+            images = read_images(stage(decompressed(read_chunks(archive)), directory))
+            prepared = self._unpack(images, directory, report)
+            return self._commit(images, prepared)
+
+    def _unpack(self, images: Sequence[Incoming], workspace: Path, report: Report) -> Sequence[Prepared]:
+        """Unpacks the layers that have no snapshot yet, two at a time."""
+        wanted: dict[str, tuple[StagedBlob, str, str]] = {}
+        for image in images:
+            diff_ids = decode_config(image.config).rootfs.diff_ids
+            chains = chain_ids(diff_ids)
+            for layer, diff_id, chain, parent in zip(image.layers, diff_ids, chains, ("", *chains), strict=False):
+                if self._snapshots.find(chain) is None:
+                    wanted[chain] = (layer, diff_id, parent)
+        with ThreadPoolExecutor(_WORKERS, "unpack") as pool:
+            futures = [pool.submit(self._prepare, *layer, workspace, report) for layer in wanted.values()]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _prepare(self, layer: StagedBlob, diff_id: str, parent: str, workspace: Path, report: Report) -> Prepared:
+        """One layer, from its blob. Of a layer that is not compressed the digest is known, and not computed again."""
+        with open(layer.path, "rb") as file:
+            compressed = compression_of(file.read(8))
+            chunks = counted(file_chunks(file.fileno()), report, "Loading layer", short_id(diff_id), layer.size)
+            tar = decompressed(chunks)
+            return self._snapshots.prepare(tar, workspace, parent, diff_id, "" if compressed else layer.digest)
+
+    def _commit(self, images: Sequence[Incoming], prepared: Sequence[Prepared]) -> Sequence[str]:
+        """Makes images visible: syncs, renames blobs and snapshots to their names, then writes the index."""
+        sync_filesystem(self._workspace)
+        with self._lock:
+            for snapshot in prepared:
+                self._snapshots.adopt(snapshot)
+            loaded = []
+            records: Sequence[Record] = self._catalog.records
+            for image in images:
+                identifier, records = self._adopt(image, records)
+                loaded += [reference.familiar for reference in image.references] or [identifier]
+            sync_directory(self._root / "snapshots")
+            self._catalog.replace(records)
+            return loaded
+
+    def _adopt(self, image: Incoming, records: Sequence[Record]) -> tuple[str, Sequence[Record]]:
+        """Stores an image's blobs; returns its ID and the records with it. One that is here keeps its manifest."""
+        identifier = digest_of(image.config)
+        manifest = self._catalog.manifest_of(identifier)
+        if manifest is None:
+            for layer in image.layers:
+                self._content.adopt(layer.path, layer.digest)
+            self._content.write(image.config, OCI_CONFIG)
+            manifest = self._content.write(image.manifest, image.manifest_type)
+        for reference in image.references or (None,):
+            records = with_name(records, manifest, reference, now() if reference else "")
+        return identifier, records
+
+    def import_(
+        self,
+        archive: BinaryIO,
+        reference: Reference | None = None,
+        changes: Sequence[str] = (),
+        message: str = "",
+        platform: str = "",
+        report: Report = silent,
+    ) -> str:
+        """Makes an image of one layer from the tar of a root filesystem; returns its ID. Raises InvalidParameter."""
+        defaults, runs_on = apply_changes(ContainerConfig(), list(changes)), parse_platform(platform)
+        with self._emptied() as directory:
+            path = directory / "layer"
+            with open(path, "xb", buffering=0) as file:
+                chunks = counted(decompressed(read_chunks(archive)), report, "Importing")
+                prepared = self._snapshots.prepare(written_to(file, chunks), directory, "")
+            diff_id = prepared.snapshot.diff_id
+            config = imported_config(diff_id, defaults, message, runs_on, now())
+            layers = (StagedBlob(path, diff_id, path.stat().st_size),)
+            image = Incoming(config, *make_manifest(config, layers), layers, (reference,) if reference else ())
+            self._commit([image], [prepared])
+            return digest_of(config)
+
+    def tag(self, image: Image, reference: Reference) -> None:
+        """Gives an image another name; an image that had it loses it."""
+        with self._lock:
+            current = self._catalog.find(image.id)[0]
+            self._catalog.replace(with_name(self._catalog.records, current.manifest, reference.tagged(), now()))
+
+    def remove(self, reference: str, force: bool, in_use: InUse, noprune: bool = False) -> Sequence[Removed]:
+        """Takes away a name, or an image with all its names, as `docker rmi` does; returns what went, in that order.
+
+        `in_use` gives the containers of an image. Raises NotFound, Conflict. The layers of an image that is removed by
+        force while stopped containers stand on it stay until `collect` finds them unused.
+        """
+        with self._emptied() as grave, self._lock:
+            image, named = self._catalog.find(reference)
+            uses = in_use(image.id)
+            plan = plan_removal(image, named, force, uses, self._has_children(image))
+            removed = [Removed(untagged=gone.familiar) for gone in plan.references]
+            records = _without(self._catalog, image, plan, keep_layers=bool(uses))
+            self._catalog.replace(records)
+            if plan.image:
+                chains = self._discard_garbage(grave)
+                removed += [Removed(deleted=image.id)]
+                removed += [Removed(deleted=chain) for chain in reversed(image.chain_ids) if chain in chains]
+            parent = self._catalog.get(image.parent)
+            if plan.image and not noprune and parent and self._is_prunable(parent, in_use):
+                removed += self.remove(parent.id, False, in_use)
+            return removed
+
+    def _is_prunable(self, image: Image, in_use: InUse) -> bool:
+        return not image.references and not in_use(image.id) and not self._has_children(image)
+
+    def _has_children(self, image: Image) -> bool:
+        return any(other.parent == image.id for other in self._catalog.images())
+
+    def collect(self, in_use: InUse) -> None:
+        """Removes the layers of images that were removed by force, once no container stands on them any more."""
+        with self._emptied() as grave, self._lock:
+            removed = [record for record in self._catalog.records if record.removed]
+            free = [record for record in removed if not in_use(self._catalog.identifier(record))]
+            if free:
+                self._catalog.replace(record for record in self._catalog.records if record not in free)
+                self._discard_garbage(grave)
+
+    def _discard_garbage(self, grave: Path) -> set[str]:
+        """Takes away all blobs and snapshots that no record needs; the chain IDs of these snapshots."""
+        blobs, chains = self._catalog.retained()
+        for digest in set(self._content.digests()) - blobs:
+            self._content.remove(digest)
+        unused = set(self._snapshots.chain_ids()) - chains
+        for chain in unused:
+            self._snapshots.discard(chain, grave)
+        return unused
+
+    def save(self, references: Sequence[str]) -> Iterator[bytes]:
+        """An archive of images, in pieces: an OCI layout and a docker-archive in one. Raises NotFound at once.
+
+        A name without tag stands for all tags of its repository. Blobs stay, whatever is removed meanwhile.
+        """
+        with self._lock:
+            selection = self._catalog.select(references)
+            directory = Path(tempfile.mkdtemp(prefix="save-", dir=self._workspace))
+            for digest in saving.blob_digests([image for image, _ in selection.values()]):
+                os.link(self._content.path(digest), directory / digest.removeprefix("sha256:"))
+        return self._pieces(selection, directory)
+
+    def _pieces(self, selection: saving.Selection, directory: Path) -> Iterator[bytes]:
+        try:
+            yield from saving.archive(selection, directory)
+        finally:
+            shutil.rmtree(directory)
+
+    def history(self, image: Image) -> Sequence[inspecting.HistoryItem]:
+        """How the image was made, newest step first."""
+        return inspecting.history(image, self.layer_sizes(image), self._catalog.get)
+
+    def layer_sizes(self, image: Image) -> Sequence[int]:
+        """Bytes of each layer, unpacked, lowest first."""
+        return self._catalog.layer_sizes(image.config, image.layers)
+
+    def inspect(self, image: Image) -> inspecting.ImageInspect:
+        """Everything about the image, in Docker's form."""
+        return inspecting.inspect(image, self._directories(image))
+
+    def _directories(self, image: Image) -> tuple[str, ...]:
+        return tuple(str(self._snapshots.files(chain)) for chain in reversed(image.chain_ids))
+
+    def lower_dirs(self, image: Image) -> tuple[str, ...]:
+        """Directories for overlayfs's `lowerdir`, topmost first, at least one; missing snapshots are made."""
+        with self._lock:
+            diff_ids, chains = image.config.rootfs.diff_ids, image.chain_ids
+            for layer, diff_id, chain, parent in zip(image.layers, diff_ids, chains, ("", *chains), strict=False):
+                if self._snapshots.find(chain) is None:
+                    self._restore(
+                        StagedBlob(self._content.path(layer.digest), layer.digest, layer.size), diff_id, parent
+                    )
+            return self._directories(image) or (str(self._snapshots.empty()),)
+
+    def _restore(self, layer: StagedBlob, diff_id: str, parent: str) -> None:
+        """Unpacks a layer again whose snapshot is missing: another tool put the image into the layout."""
+        with self._emptied() as directory, disk_errors(f"reading layer {layer.digest}"):
+            prepared = self._prepare(layer, diff_id, parent, directory, silent)
+            sync_filesystem(directory)
+            self._snapshots.adopt(prepared)
+
+
+def _without(catalog: Catalog, image: Image, plan: Removal, keep_layers: bool) -> list[Record]:
+    """The records after a removal. An image that lost its last name but stays keeps a record without one."""
+    own = catalog.records_of(image)
+    others = [record for record in catalog.records if record not in own]
+    left = [record for record in own if not plan.image and record.reference not in plan.references]
+    if not left and (keep_layers or not plan.image):
+        left = [Record(image.manifest, parent=image.parent, removed=plan.image)]
+    return others + left
