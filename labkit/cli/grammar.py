@@ -60,7 +60,7 @@ class Command(NamedTuple):
     interspersed: bool = True
     complete: tuple[str, ...] = ()  # what each argument is; the last one goes for all that follow
     examples: tuple[str, ...] = ()
-    common: bool = False  # listed under "Common Commands"
+    common: int = 0  # its rank under "Common Commands", if it is one
 
 
 class Invocation(NamedTuple):

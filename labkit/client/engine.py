@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from labkit import errors
 from labkit.client.transport import Connection, connect, parse_host, percent_encode
@@ -144,6 +144,13 @@ class _Record:
         self.attributes: dict[str, Any] = {"http.request.method": method, "url.path": path}
 
 
+class Exchange(NamedTuple):
+    """A request that was sent and whose answer hasn't been read."""
+
+    connection: Connection
+    record: _Record
+
+
 class Client:
     """An engine at `host` (`unix:///path` or `tcp://host:port`), and one trace of what was asked of it."""
 
@@ -197,6 +204,17 @@ class Client:
 
         A mapping is sent as JSON, bytes with their length, anything else that iterates as it comes, in chunks.
         """
+        return self.answer(self.begin(method, path, query, body, headers))
+
+    def begin(
+        self,
+        method: str,
+        path: str,
+        query: Query | None = None,
+        body: Body = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Exchange:
+        """Asks without waiting: several engine actions can be under way at once. Ends with `answer`."""
         record = _Record(method, path)
         self._records.append(record)
         try:
@@ -204,10 +222,18 @@ class Client:
             fields = {"Traceparent": f"00-{self.trace_id}-{record.span_id}-01", **(headers or {})}
             content = _content(body, fields)
             connection.send(_head(method, path + encode_query(query or {}), fields), content)
-            answer = Answer(self, connection, record)
         except errors.LabkitError as error:
-            record.error = str(error)
-            self._ended(record)
+            self._failed(record, error)
+            raise
+        return Exchange(connection, record)
+
+    def answer(self, exchange: Exchange) -> Answer:
+        """Waits for the answer's head; raises the error that its status stands for."""
+        try:
+            answer = Answer(self, exchange.connection, exchange.record)
+        except errors.LabkitError as error:
+            self._failed(exchange.record, error)
+            exchange.connection.close()
             raise
         if answer.status >= 400:
             raise self._error(answer)
@@ -234,6 +260,10 @@ class Client:
         error = _ERRORS.get(answer.status, errors.LabkitError)(f"Error response from daemon: {message}")
         answer._record.error = str(error)
         return error
+
+    def _failed(self, record: _Record, error: errors.LabkitError) -> None:
+        record.error = str(error)
+        self._ended(record)
 
     def _ended(self, record: _Record) -> None:
         record.ended = record.ended or time.time_ns()

@@ -23,6 +23,7 @@ Write = Callable[[int, bytes | memoryview], None]  # (STDOUT or STDERR, data)
 
 _HEADER = 8
 _READ = 64 * 1024
+_LINGER = 1000  # milliseconds
 _STDIN_AHEAD = 1024 * 1024  # standard input read ahead of what the container has taken
 
 
@@ -114,6 +115,7 @@ class Attachment(NamedTuple):
     detach_keys: bytes = b""
     signals: SignalPipe | None = None
     on_signal: Callable[[int], None] | None = None
+    on_lingering: Callable[[], None] | None = None  # called once if the stream outlives a signal by a second
 
 
 class AttachedStream:
@@ -125,6 +127,7 @@ class AttachedStream:
         self._to = attachment
         self._stdin = attachment.stdin
         self._to_send = bytearray()
+        self._signalled = False
         self._demultiplexer = None if attachment.tty else Demultiplexer()
         self._keys = DetachKeys(attachment.detach_keys) if attachment.detach_keys else None
 
@@ -149,7 +152,11 @@ class AttachedStream:
             poll.register(self._stdin, select.POLLIN)
         if self._to.signals:
             poll.register(self._to.signals.descriptor, select.POLLIN)
-        for descriptor, events in poll.poll():
+        ready = poll.poll(_LINGER if self._signalled else None)
+        if not ready and self._to.on_lingering:
+            self._signalled = False
+            self._to.on_lingering()
+        for descriptor, events in ready:
             if descriptor == self._stdin:
                 if self._take_input(descriptor):
                     return True
@@ -161,6 +168,7 @@ class AttachedStream:
             elif self._to.signals and self._to.on_signal:
                 for number in self._to.signals.read():
                     self._to.on_signal(number)
+                    self._signalled = self._to.on_lingering is not None
         return None
 
     def _take_input(self, descriptor: int) -> bool:

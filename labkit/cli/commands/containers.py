@@ -62,7 +62,7 @@ CONTAINER_COMMANDS = (
         interspersed=False,
         complete=("running", ""),
         examples=("exec web ps", "exec -it web sh"),
-        common=True,
+        common=2,
     ),
     Command(
         (("container", "inspect"),),
@@ -126,7 +126,7 @@ CONTAINER_COMMANDS = (
             Flag("quiet", "q", "bool", "Only display container IDs"),
             Flag("size", "s", "bool", "Display total file sizes"),
         ),
-        common=True,
+        common=3,
     ),
     Command(
         _names("pause"),
@@ -190,7 +190,7 @@ CONTAINER_COMMANDS = (
         interspersed=False,
         complete=("image", ""),
         examples=("run --rm busybox echo hello", "run -d --name web -m 64m busybox httpd -f"),
-        common=True,
+        common=1,
     ),
     Command(
         _names("start"),

@@ -81,7 +81,7 @@ IMAGE_COMMANDS = (
         0,
         1,
         complete=("image",),
-        common=True,
+        common=8,
     ),
     Command(
         _names("pull"),
@@ -96,7 +96,7 @@ IMAGE_COMMANDS = (
         ),
         1,
         1,
-        common=True,
+        common=5,
     ),
     Command(
         (("image", "rm"), ("image", "remove"), ("rmi",)),

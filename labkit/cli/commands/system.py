@@ -26,7 +26,7 @@ SYSTEM_COMMANDS = (
         f"{_SYSTEM}:info",
         "",
         (INSPECT_FORMAT,),
-        common=True,
+        common=12,
     ),
     Command(
         (("version",),),
@@ -34,7 +34,7 @@ SYSTEM_COMMANDS = (
         f"{_SYSTEM}:version",
         "",
         (INSPECT_FORMAT,),
-        common=True,
+        common=11,
     ),
     Command(
         (("inspect",),),

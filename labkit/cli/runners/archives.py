@@ -1,0 +1,140 @@
+"""`load`, `save`, `import`, `pull`, `hub build`: images that come and go as streams (Engine API `ImageLoad`, …)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+from labkit.cli.grammar import Invocation, StatusError
+from labkit.cli.references import split_name
+from labkit.cli.session import Session
+from labkit.client.engine import Answer
+
+_PIECE = 1024 * 1024
+
+
+def load(session: Session, given: Invocation) -> None:
+    source = given.text("input")
+    if not source and session.streams.stdin_is_terminal:
+        raise StatusError("requested load from stdin, but stdin is empty")
+    with _open(session, source) as archive:
+        query = {"quiet": given.flag("quiet") or not session.streams.stdout_is_terminal, "platform": _platform(given)}
+        show_progress(session, session.client.request("POST", "/images/load", query, _pieces(archive)))
+
+
+def _open(session: Session, path: str) -> BinaryIO:
+    """A file, or standard input for none or `-`."""
+    if path and path != "-":
+        try:
+            return open(path, "rb", buffering=0)
+        except OSError as error:
+            raise StatusError(f"open {path}: {(error.strerror or '').lower()}") from error
+    if session.streams.stdin is None:
+        raise StatusError("there is no standard input here: name a file")
+    return open(session.streams.stdin, "rb", buffering=0, closefd=False)
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    while piece := file.read(_PIECE):
+        yield piece
+
+
+def _platform(given: Invocation) -> str | None:
+    return given.text("platform") or None
+
+
+def show_progress(session: Session, answer: Answer, quiet: bool = False) -> None:
+    """Prints a progress stream's messages. StatusError if one of them is an error."""
+    if "json" not in answer.headers.get("content-type", "json"):
+        for chunk in answer.chunks():
+            session.streams.write(1, chunk)
+        return
+    for message in answer.messages():
+        if problem := message.get("errorDetail") or message.get("error"):
+            raise StatusError(problem["message"] if isinstance(problem, dict) else str(problem))
+        if not quiet:
+            session.out(_progress_line(message, session.streams.stdout_is_terminal))
+
+
+def _progress_line(message: dict[str, Any], terminal: bool) -> str:
+    """One message as docker's jsonmessage prints it; moving bars only on a terminal, where they overwrite."""
+    if (stream := message.get("stream")) is not None:
+        return str(stream)
+    prefix = f"{message['id']}: " if message.get("id") else ""
+    status = message.get("status", "")
+    progress = message.get("progress", "")
+    if progress and not terminal:
+        return ""
+    return f"\r{prefix}{status} {progress}\x1b[K" if progress else f"{prefix}{status}\n" if status else ""
+
+
+def save(session: Session, given: Invocation) -> None:
+    path = given.text("output")
+    if not path and session.streams.stdout_is_terminal:
+        raise StatusError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+    names = given.arguments
+    query = {"names": names, "platform": _platform(given)}
+    target = "/images/get" if len(names) > 1 else f"/images/{names[0]}/get"
+    answer = session.client.request("GET", target, query if len(names) > 1 else {"platform": _platform(given)})
+    if path:
+        _write_file(path, answer.chunks())
+        return
+    for chunk in answer.chunks():
+        session.streams.write(1, chunk)
+
+
+def _write_file(path: str, chunks: Iterable[bytes]) -> None:
+    """Writes beside the name and renames, so that a failed save leaves no half an archive."""
+    directory, name = os.path.split(path)
+    if directory and not os.path.isdir(directory):
+        raise StatusError(f'invalid output path: directory "{directory}" does not exist')
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}")
+    try:
+        with open(temporary, "xb") as file:
+            file.writelines(chunks)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StatusError(f"open {path}: {(error.strerror or '').lower()}") from error
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def import_(session: Session, given: Invocation) -> None:
+    source, *reference = given.arguments
+    name, tag, _ = split_name(reference[0]) if reference else ("", "", "")
+    remote = source.startswith(("http://", "https://"))
+    query = {
+        "fromSrc": source if remote else "-",
+        "repo": name or None,
+        "tag": tag or None,
+        "message": given.text("message") or None,
+        "changes": given.all("change"),
+        "platform": _platform(given),
+    }
+    if remote:
+        show_progress(session, session.client.request("POST", "/images/create", query))
+        return
+    with _open(session, source) as archive:
+        show_progress(session, session.client.request("POST", "/images/create", query, _pieces(archive)))
+
+
+def pull(session: Session, given: Invocation) -> None:
+    name, tag, digest = split_name(given.arguments[0])
+    quiet = given.flag("quiet")
+    if not tag and not digest and not given.flag("all-tags"):
+        tag = "latest"
+        if not quiet:
+            session.out("Using default tag: latest\n")
+    query = {"fromImage": name, "tag": digest or tag or None, "platform": _platform(given)}
+    show_progress(session, session.client.request("POST", "/images/create", query), quiet)
+    reference = f"{name}@{digest}" if digest else f"{name}:{tag}"
+    first = name.partition("/")[0]
+    registry = "" if "." in first or ":" in first or first == "localhost" else "docker.io/"
+    session.out(f"{registry}{'library/' if registry and '/' not in name else ''}{reference}\n")
+
+
+def hub_build(session: Session, given: Invocation) -> None:
+    answer = session.client.request("POST", "/labkit/hub/build", {"name": given.arguments[0]})
+    show_progress(session, answer)

@@ -1,0 +1,68 @@
+"""Where a command reads and writes: a terminal's descriptors here, a notebook cell in `labkit.notebook`."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+
+STDOUT, STDERR = 1, 2
+
+
+class Streams(ABC):
+    """The three standard streams, and what is known of them."""
+
+    stdin: int | None = None  # a descriptor, if there is input
+    stdin_is_terminal = False
+    stdout_is_terminal = False
+    no_tty = "the input device is not a TTY"
+    patience = 3  # so many SIGINT or SIGTERM end a command whatever its container does
+
+    @abstractmethod
+    def write(self, stream: int, data: bytes | memoryview) -> None:
+        """Writes to STDOUT or STDERR, all of it, at once."""
+
+    def out(self, text: str) -> None:
+        self.write(STDOUT, text.encode("utf-8", "surrogateescape"))
+
+    def err(self, text: str) -> None:
+        self.write(STDERR, text.encode("utf-8", "surrogateescape"))
+
+    def signals(self) -> list[int]:
+        """The signals that a container attached to these streams gets in our place."""
+        return []
+
+    def lingers(self, container: str) -> str:
+        """What to say, if anything, when a container still runs a second after a signal was forwarded to it."""
+        return ""
+
+    @property
+    def width(self) -> int:
+        """Columns that help is wrapped to."""
+        return 80
+
+
+class TerminalStreams(Streams):
+    """Descriptors 0, 1 and 2, unbuffered: what a container writes is seen when it writes it."""
+
+    stdin = 0
+
+    def __init__(self) -> None:
+        self.stdin_is_terminal = os.isatty(0)
+        self.stdout_is_terminal = os.isatty(1)
+
+    def signals(self) -> list[int]:
+        from labkit.client.signals import forwarded_signals
+
+        return forwarded_signals()
+
+    def write(self, stream: int, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(stream, view) :]
+
+    @property
+    def width(self) -> int:
+        try:
+            return os.get_terminal_size(0).columns or 80
+        except OSError:
+            return 80

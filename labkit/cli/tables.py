@@ -1,0 +1,42 @@
+"""Lists as `ps`, `images` and `history` print them: --format on rows, aligned tables, headers (docker/cli formatter).
+
+A row maps a column's name to its value or to a function that gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from labkit.cli.rendering import execute
+from labkit.cli.tabwriter import align
+from labkit.cli.templates import TemplateError, parse
+from labkit.errors import InvalidParameter
+
+Row = Mapping[str, Any]
+
+
+def write_rows(template: str, rows: Iterable[Row], headers: Mapping[str, str], kind: str) -> str:
+    """The text of a list. `template` as --format takes it: `table`, `table TEMPLATE`, `json` or a template.
+
+    `kind` is what Docker calls a row's type in its errors. InvalidParameter in Docker's wording.
+    """
+    is_table = template.startswith("table")
+    text = template.removeprefix("table") if is_table else "{{json .}}" if template == "json" else template
+    text = text.strip(" ").replace("\\t", "\t").replace("\\n", "\n")
+    try:
+        tree = parse(text)
+    except TemplateError as error:
+        raise InvalidParameter(f"failed to parse template: {error}") from error
+    try:
+        body = "".join(execute(tree, row, kind, text) + "\n" for row in rows)
+    except TemplateError as error:
+        raise InvalidParameter(f"failed to execute template: {error}") from error
+    if not is_table:
+        return body
+    return align(execute(tree, {**headers, "Label": _label_header}, "", text) + "\n" + body)
+
+
+def _label_header(name: str) -> str:
+    """`com.example.some-label` heads its column as `some label`."""
+    return name.rpartition(".")[2].replace("-", " ").replace("_", " ")
