@@ -152,7 +152,7 @@ profiles = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(st.data(), profiles, st.sampled_from(["x86_64", "aarch64"]))
 def test_programs_decide_as_the_profile_reads(data: st.DataObject, profile: dict[str, Any], machine: str) -> None:
     program = compile_oci(profile, machine)

@@ -181,7 +181,7 @@ def _fates(abi: str, rules: Iterable[Rule], default: int) -> dict[int, Fate]:
                     (_multiplexed(case, which), rule.returns) for case in rule.cases or [()]
                 )
     narrow = abi in _NARROW
-    fates = {number: Fate(default, tuple(listed), narrow) for number, listed in cases.items()}
+    fates = {number: Fate(default, tuple(alternatives), narrow) for number, alternatives in cases.items()}
     return fates | {number: Fate(returns) for number, returns in always.items()}
 
 
