@@ -343,7 +343,8 @@ class Connection(asyncio.Protocol):
 
 def _log_failure(request: Request, error: Exception) -> str:
     """Log what a route raised, with a traceback if it is a bug. Returns the message for the client."""
-    unexpected = not isinstance(error, LabkitError)
-    if unexpected or error.status >= 500:
-        log.error("%s %s: %s", request.method, request.path, error, exc_info=error if unexpected else None)
+    if not isinstance(error, LabkitError):
+        log.error("%s %s: %s", request.method, request.path, error, exc_info=error)
+    elif error.status >= 500:
+        log.error("%s %s: %s", request.method, request.path, error)
     return str(error) or type(error).__name__

@@ -27,8 +27,9 @@ _FALSE = ("", "0", "no", "false", "none")
 
 async def _no_body() -> AsyncIterator[bytes]:
     """The body of a request that has none."""
-    return
-    yield b""
+    nothing: tuple[bytes, ...] = ()
+    for piece in nothing:
+        yield piece
 
 
 class Request:

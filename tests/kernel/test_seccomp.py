@@ -331,15 +331,7 @@ def test_describe_reads_like_the_filter() -> None:
     assert lines[:2] == ["   0: ld arch", f"   1: jeq #0xc000003e, 2, {len(lines) - 1}  ; AUDIT_ARCH_X86_64"]
     assert lines[-1].endswith("ret KILL_THREAD")
     text = "\n".join(lines)
-    for part in (
-        "ld nr",
-        "; mkdir",
-        "; personality",
-        "ld args[0].low",
-        "ret ALLOW",
-        "ret ERRNO(EPERM)",
-        "ret ERRNO(ENOSYS)",
-    ):
+    for part in ("ld nr", "; mkdir", "; personality", "ld args[0].low", "ret ALLOW", "(EPERM)", "(ENOSYS)"):
         assert part in text
 
 
