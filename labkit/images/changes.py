@@ -172,7 +172,7 @@ def _onbuild(config: ContainerConfig, argument: str) -> ContainerConfig:
     return _replace(config, on_build=[*(config.on_build or []), argument])
 
 
-def _duration(text: str) -> int:
+def duration(text: str) -> int:
     """A Go duration (`1m30s`) in nanoseconds."""
     parts = list(_DURATION.finditer(text))
     if not parts or "".join(part[0] for part in parts) != text:
@@ -185,7 +185,7 @@ def _healthcheck(config: ContainerConfig, argument: str) -> ContainerConfig:
     while option := re.match(r"--([\w-]+)=(\S+)\s+", argument):
         argument = argument[option.end() :]
         if option[1] in _HEALTH_TIMES:
-            fields[_HEALTH_TIMES[option[1]]] = _duration(option[2])
+            fields[_HEALTH_TIMES[option[1]]] = duration(option[2])
         elif option[1] == "retries" and option[2].isdigit():
             fields["retries"] = int(option[2])
         else:

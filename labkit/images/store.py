@@ -11,11 +11,10 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from labkit.images import inspecting, saving
 from labkit.images.archives import Incoming, StagedBlob, make_manifest, read_images, stage
@@ -39,7 +38,7 @@ from labkit.images.progress import Report, counted, silent
 from labkit.images.references import Reference
 from labkit.images.removal import ContainerUse, Removal, Removed, plan_removal
 from labkit.images.snapshots import Prepared, SnapshotStore
-from labkit.images.streams import compression_of, decompressed, digest_of, file_chunks, read_chunks
+from labkit.images.streams import Readable, compression_of, decompressed, digest_of, file_chunks, read_chunks
 
 _WORKERS = 2  # layers unpacked at once: there is one interpreter lock, but most of the time goes into the kernel
 
@@ -102,7 +101,7 @@ class ImageStore:
         """The image that a name, an ID or a unique prefix of one stands for. Raises NotFound, InvalidParameter."""
         return self._catalog.find(reference)[0]
 
-    def load(self, archive: BinaryIO, report: Report = silent) -> Sequence[str]:
+    def load(self, archive: Readable, report: Report = silent) -> Sequence[str]:
         """Takes in all images of an archive (docker-archive, OCI archive; also compressed; also from a pipe), or none.
 
         Returns the names that were loaded, the ID of an image without name. `report` is called from several threads.
@@ -168,7 +167,7 @@ class ImageStore:
 
     def import_(
         self,
-        archive: BinaryIO,
+        archive: Readable,
         reference: Reference | None = None,
         changes: Sequence[str] = (),
         message: str = "",
@@ -242,7 +241,7 @@ class ImageStore:
             self._snapshots.discard(chain, grave)
         return unused
 
-    def save(self, references: Sequence[str]) -> Iterator[bytes]:
+    def save(self, references: Sequence[str]) -> Generator[bytes, None, None]:
         """An archive of images, in pieces: an OCI layout and a docker-archive in one. Raises NotFound at once.
 
         A name without tag stands for all tags of its repository. Blobs stay, whatever is removed meanwhile.
@@ -254,7 +253,7 @@ class ImageStore:
                 os.link(self._content.path(digest), directory / digest.removeprefix("sha256:"))
         return self._pieces(selection, directory)
 
-    def _pieces(self, selection: saving.Selection, directory: Path) -> Iterator[bytes]:
+    def _pieces(self, selection: saving.Selection, directory: Path) -> Generator[bytes, None, None]:
         try:
             yield from saving.archive(selection, directory)
         finally:

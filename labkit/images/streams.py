@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from itertools import chain
 from types import TracebackType
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import zstandard
 from isal import igzip_lib
@@ -29,7 +29,14 @@ _GZIP_ERROR = cast(type[Exception], igzip_lib.error)  # the stubs of isal call t
 _ZSTD_WINDOW = 1 << 27  # 128 MiB, what `zstd` itself accepts without asking
 
 
-def read_chunks(file: BinaryIO) -> Iterator[bytes]:
+class Readable(Protocol):
+    """A file, a pipe, a request's body."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; b"" at the end."""
+
+
+def read_chunks(file: Readable) -> Iterator[bytes]:
     """The bytes of a file or stream that may not be seekable."""
     return iter(lambda: file.read(CHUNK), b"")
 

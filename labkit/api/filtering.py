@@ -1,0 +1,109 @@
+"""Which images `GET /images/json` lists, and how (Engine API `ImageList`, `ImageSummary`; moby `daemon/images`)."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from labkit.errors import InvalidParameter
+from labkit.images.changes import duration
+from labkit.images.image import Image
+from labkit.images.inspecting import seconds
+from labkit.images.references import matches
+from labkit.images.store import ImageStore
+
+_TRUTH = {"1": True, "true": True, "t": True, "0": False, "false": False, "f": False}
+
+Test = Callable[[Image], bool]
+
+
+class ImageSummary(msgspec.Struct, frozen=True, rename="pascal"):
+    """One line of `docker images`. `created` in seconds, sizes in bytes; -1: not computed."""
+
+    id: str
+    parent_id: str
+    repo_tags: list[str]
+    repo_digests: list[str]
+    created: int
+    size: int
+    shared_size: int
+    labels: dict[str, str] | None
+    containers: int = -1
+    virtual_size: int | msgspec.UnsetType = msgspec.UNSET
+
+
+def select(store: ImageStore, filters: dict[str, list[str]], everything: bool) -> list[Image]:
+    """The images that pass all filters; steps of local builds only if `everything`. Raises InvalidParameter."""
+    images = store.list()
+    tests = [_test(store, name, values) for name, values in filters.items() if values]
+    parents = {image.parent for image in images if image.parent}
+    return [
+        image
+        for image in images
+        if (everything or image.references or image.id not in parents) and all(test(image) for test in tests)
+    ]
+
+
+def _test(store: ImageStore, name: str, values: list[str]) -> Test:
+    if name == "dangling":
+        wanted = _truth(values)
+        return lambda image: wanted == (not image.repo_tags)
+    if name in ("label", "label!"):
+        return lambda image: all(_has_label(image, value) for value in values) == (name == "label")
+    if name == "reference":
+        return lambda image: any(matches(value, reference) for value in values for reference in image.references)
+    if name in ("before", "since"):
+        limits = [seconds(store.resolve(value).config.created) for value in values]
+        if name == "before":
+            return lambda image: seconds(image.config.created) < min(limits)
+        return lambda image: seconds(image.config.created) > max(limits)
+    if name == "until":
+        end = min(_moment(value) for value in values)
+        return lambda image: seconds(image.config.created) < end
+    raise InvalidParameter(f"invalid filter '{name}'")
+
+
+def _truth(values: list[str]) -> bool:
+    found = {_TRUTH.get(value.lower()) for value in values}
+    if len(found) != 1 or None in found:
+        raise InvalidParameter(f"invalid filter 'dangling={values}'")
+    return True in found
+
+
+def _has_label(image: Image, wanted: str) -> bool:
+    key, equals, value = wanted.partition("=")
+    return key in image.labels and (not equals or image.labels[key] == value)
+
+
+def _moment(text: str) -> float:
+    """A time in seconds: a number of seconds, an RFC 3339 time, or how long ago as a Go duration."""
+    if text.replace(".", "", 1).isdigit():
+        return float(text)
+    if "-" in text and (moment := seconds(text)) > 0:
+        return moment
+    return time.time() - duration(text) / 1e9
+
+
+def summaries(store: ImageStore, images: Sequence[Image], shared: bool, version: tuple[int, int]) -> list[ImageSummary]:
+    """The lines for these images, in the form that the client's API version has."""
+    users = Counter(chain for image in store.list() for chain in image.chain_ids) if shared else Counter[str]()
+
+    def summary(image: Image) -> ImageSummary:
+        nameless = version < (1, 43) and not image.references
+        sizes = zip(image.chain_ids, store.layer_sizes(image), strict=False) if shared else ()
+        return ImageSummary(
+            image.id,
+            image.parent,
+            image.repo_tags or (["<none>:<none>"] if nameless else []),
+            image.repo_digests or (["<none>@<none>"] if nameless else []),
+            seconds(image.config.created),
+            image.size,
+            sum(size for chain, size in sizes if users[chain] > 1) if shared else -1,
+            image.labels or None,
+            virtual_size=image.size if version < (1, 44) else msgspec.UNSET,
+        )
+
+    return [summary(image) for image in images]

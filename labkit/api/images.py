@@ -1,0 +1,210 @@
+"""The image routes of the Engine API: a thin border over the image store (reference: Engine API v1.50, "Image").
+
+Store calls run on threads: they read and write disks. Events are published here, with dockerd's actions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from labkit.api.filtering import ImageSummary, select, summaries
+from labkit.api.http import Request, Response, Route, Stream, json_response
+from labkit.api.uploads import Message, Upload, line, with_upload
+from labkit.errors import InvalidParameter, NotFound, NotImplementedByLabkit
+from labkit.images.changes import apply_changes
+from labkit.images.image import Image
+from labkit.images.manifests import ContainerConfig, parse_platform
+from labkit.images.progress import Report, silent
+from labkit.images.references import Reference, parse, parse_repository
+from labkit.images.removal import ContainerUse, Removed
+from labkit.images.store import ImageStore
+
+_TAR = "application/x-tar"
+
+
+class Publisher(Protocol):
+    """Where events go."""
+
+    def publish(self, kind: str, action: str, identity: str, attributes: dict[str, str], /) -> None:
+        """Tells all who listen."""
+
+
+class Engine(Protocol):
+    """What these routes need of the engine."""
+
+    @property
+    def images(self) -> ImageStore: ...
+    @property
+    def events(self) -> Publisher: ...
+    def containers_using(self, image: str, /) -> Sequence[ContainerUse]: ...
+
+
+def routes(engine: Engine) -> list[Route]:
+    """The routes under /images."""
+    table: tuple[tuple[str, str, Callable[[Engine, Request], Awaitable[Response | Stream]]], ...] = (
+        ("GET", "/images/json", list_images),
+        ("GET", "/images/get", save),
+        ("POST", "/images/load", load),
+        ("POST", "/images/create", create),
+        ("GET", "/images/{name:.*}/json", inspect),
+        ("GET", "/images/{name:.*}/history", history),
+        ("GET", "/images/{name:.*}/get", save),
+        ("POST", "/images/{name:.*}/tag", tag),
+        ("DELETE", "/images/{name:.*}", remove),
+    )
+    return [Route(method, pattern, _bound(engine, answer)) for method, pattern, answer in table]
+
+
+def _bound(
+    engine: Engine, answer: Callable[[Engine, Request], Awaitable[Response | Stream]]
+) -> Callable[[Request], Awaitable[Response | Stream]]:
+    return lambda request: answer(engine, request)
+
+
+def _publish(engine: Engine, action: str, image: Image, name: str = "") -> None:
+    engine.events.publish("image", action, image.id, {**image.labels, "name": name or image.id})
+
+
+async def list_images(engine: Engine, request: Request) -> Response:
+    """GET /images/json (`ImageList`)."""
+    found = select(engine.images, request.filters(), request.flag("all"))
+    listed: list[ImageSummary] = summaries(engine.images, found, request.flag("shared-size"), request.version)
+    return json_response(listed)
+
+
+async def inspect(engine: Engine, request: Request) -> Response:
+    """GET /images/{name}/json (`ImageInspect`)."""
+    return json_response(engine.images.inspect(engine.images.resolve(request.params["name"])))
+
+
+async def history(engine: Engine, request: Request) -> Response:
+    """GET /images/{name}/history (`ImageHistory`)."""
+    return json_response(engine.images.history(engine.images.resolve(request.params["name"])))
+
+
+async def tag(engine: Engine, request: Request) -> Response:
+    """POST /images/{name}/tag (`ImageTag`)."""
+    reference = parse_repository(request.text("repo"), request.text("tag"))
+    image = engine.images.resolve(request.params["name"])
+    await asyncio.to_thread(engine.images.tag, image, reference)
+    _publish(engine, "tag", image, reference.familiar)
+    return Response(201)
+
+
+async def remove(engine: Engine, request: Request) -> Response:
+    """DELETE /images/{name} (`ImageDelete`)."""
+    present = {image.id: image for image in engine.images.list()}
+    uses = {identifier: engine.containers_using(identifier) for identifier in present}
+    target = engine.images.resolve(request.params["name"])
+    removed: Sequence[Removed] = await asyncio.to_thread(
+        engine.images.remove,
+        request.params["name"],
+        request.flag("force"),
+        lambda identifier: uses.get(identifier, ()),
+        request.flag("noprune"),
+    )
+    for item in removed:
+        if item.untagged:
+            _publish(engine, "untag", target)
+        elif item.deleted in present:
+            _publish(engine, "delete", present[item.deleted])
+    return json_response(removed)
+
+
+async def save(engine: Engine, request: Request) -> Stream:
+    """GET /images/{name}/get and /images/get?names=… (`ImageGet`, `ImageGetAll`)."""
+    names = [request.params["name"]] if "name" in request.params else request.query.get("names", [])
+    if not names:
+        raise InvalidParameter("no images to save: names is empty")
+    pieces = await asyncio.to_thread(engine.images.save, names)
+    return Stream(_pieces(pieces), _TAR)
+
+
+async def _pieces(pieces: Generator[bytes, None, None]) -> AsyncIterator[bytes]:
+    """The iterator's pieces, each made on a thread; it is closed only when no thread is in it any more."""
+    step: asyncio.Future[bytes] | None = None
+    try:
+        while True:
+            step = asyncio.ensure_future(asyncio.to_thread(next, pieces, b""))
+            piece = await asyncio.shield(step)
+            if not piece:
+                return
+            yield piece
+    finally:
+        if step and not step.done():
+            await asyncio.wait([step])
+        await asyncio.to_thread(pieces.close)
+
+
+async def load(engine: Engine, request: Request) -> Stream:
+    """POST /images/load (`ImageLoad`)."""
+    quiet = request.flag("quiet", True)
+    before = {name: image for image in engine.images.list() for name in image.repo_tags}
+
+    def work(upload: Upload, report: Report) -> Sequence[str]:
+        return engine.images.load(upload, silent if quiet else report)
+
+    def results(names: Sequence[str]) -> Iterable[Message]:
+        for name in names:
+            image = engine.images.resolve(name)
+            _publish(engine, "load", image)
+            if name in before and before[name].id != image.id:
+                renamed = f"The image {name} already exists, renaming the old one with ID {before[name].id}"
+                yield {"stream": f"{renamed} to empty string\n"}
+            yield {"stream": f"Loaded image ID: {name}\n" if name == image.id else f"Loaded image: {name}\n"}
+
+    return Stream(with_upload(request.chunks(), work, results))
+
+
+async def create(engine: Engine, request: Request) -> Stream:
+    """POST /images/create (`ImageCreate`): pull, or import of a root filesystem."""
+    if request.text("fromImage"):
+        return _pull(engine, request)
+    source = request.text("fromSrc")
+    if source != "-":
+        raise NotImplementedByLabkit(f"labkit imports from the request's body only (fromSrc=-), not from {source!r}")
+    return _import(engine, request)
+
+
+def _import(engine: Engine, request: Request) -> Stream:
+    repository, changes = request.text("repo"), request.query.get("changes", [])
+    reference = parse_repository(repository, request.text("tag")) if repository else None
+    apply_changes(ContainerConfig(), changes)  # what is wrong with them is told before any of the body is read
+    parse_platform(request.text("platform"))
+
+    def work(upload: Upload, report: Report) -> str:
+        message, platform = request.text("message"), request.text("platform")
+        return engine.images.import_(upload, reference, changes, message, platform, report)
+
+    def results(identifier: str) -> Iterable[Message]:
+        _publish(engine, "import", engine.images.resolve(identifier), reference.familiar if reference else "")
+        yield {"status": identifier}
+
+    return Stream(with_upload(request.chunks(), work, results))
+
+
+def _pull(engine: Engine, request: Request) -> Stream:
+    """Answers for an image that is here as for one that is up to date; there are no registries yet."""
+    reference = parse(request.text("fromImage"))
+    if tag_or_digest := request.text("tag"):
+        part = "digest" if ":" in tag_or_digest else "tag"
+        reference = parse(str(replace(reference, **{part: tag_or_digest})))
+    reference = reference.tagged()
+    try:
+        image = engine.images.resolve(str(reference))
+    except NotFound as error:
+        raise NotImplementedByLabkit(
+            f"labkit can't pull {reference.familiar} from a registry yet: "
+            "bring it in with `docker load`, `docker import` or `labkit hub build`"
+        ) from error
+    _publish(engine, "pull", image, reference.familiar)
+    return Stream(_up_to_date(image, reference))
+
+
+async def _up_to_date(image: Image, reference: Reference) -> AsyncIterator[bytes]:
+    yield line({"status": f"Pulling from {reference.path}", "id": reference.tag or reference.digest})
+    yield line({"status": f"Digest: {image.manifest.digest}"})
+    yield line({"status": f"Status: Image is up to date for {reference.familiar}"})
