@@ -13,7 +13,7 @@ from typing import Any
 
 from labkit.cli import mounts, ports
 from labkit.cli.grammar import Invocation
-from labkit.cli.values import go_quote
+from labkit.cli.values import go_quote, read_csv
 from labkit.errors import InvalidParameter
 
 # Options whose value goes to one field as it is.
@@ -143,14 +143,14 @@ def _host_config(given: Invocation) -> dict[str, Any]:
     host["Dns"] = given.all("dns")
     host["DnsOptions"] = given.all("dns-option")
     host["DnsSearch"] = given.all("dns-search")
-    host["ExtraHosts"] = [_extra_host(text) for text in given.all("add-host")] or None
+    host["ExtraHosts"] = given.all("add-host") or None
     host["RestartPolicy"] = _restart_policy(given.text("restart", "no"))
     host["LogConfig"] = {"Type": given.text("log-driver"), "Config": _log_options(given)}
     host["Devices"] = [_device(text) for text in given.all("device")]
     listed: dict[str, Callable[[], Any]] = {
         "annotation": lambda: ("Annotations", _pairs(given.all("annotation"))),
-        "gpus": lambda: ("DeviceRequests", [_gpus(given.text("gpus"))]),
-        "mount": lambda: ("Mounts", [mounts.mount(text) for text in given.all("mount")]),
+        "gpus": lambda: ("DeviceRequests", [given.options["gpus"]]),
+        "mount": lambda: ("Mounts", given.all("mount")),
         "storage-opt": lambda: ("StorageOpt", _options(given.all("storage-opt"), "--storage-opt")),
         "sysctl": lambda: ("Sysctls", _pairs(given.all("sysctl"))),
         "tmpfs": lambda: ("Tmpfs", dict(_split(text, ":") for text in given.all("tmpfs"))),
@@ -243,40 +243,12 @@ def _options(texts: list[str], option: str) -> dict[str, str]:
 def _device(text: str) -> dict[str, str]:
     """`/dev/sda[:/dev/xvdc][:rwm]`."""
     parts = text.split(":")
-    if not parts[0] or len(parts) > 3:
-        raise InvalidParameter(f"invalid device specification: {text}")
+    if not parts[0].startswith("/") or len(parts) > 3:
+        raise InvalidParameter(f"bad format for path: {text}")
     permissions = parts.pop() if len(parts) > 1 and set(parts[-1]) <= set("rwm") and parts[-1] else "rwm"
     if len(parts) > 2:
         raise InvalidParameter(f"bad mode specified: {parts[-1]}")
     return {"PathOnHost": parts[0], "PathInContainer": parts[-1], "CgroupPermissions": permissions}
-
-
-def _gpus(text: str) -> dict[str, Any]:
-    request: dict[str, Any] = {"Driver": "", "Count": 0, "Capabilities": [["gpu"]], "Options": {}}
-    for item in mounts.read_csv(text):
-        name, value = _split(item, "=")
-        if not value:
-            name, value = "count", name
-        if name == "count":
-            request["Count"] = -1 if value == "all" else int(value) if value.isdigit() else None
-            if request["Count"] is None:
-                raise InvalidParameter(f"invalid count ({value}): value must be either 'all' or an integer")
-        elif name == "device":
-            request["DeviceIDs"] = value.split(",")
-        elif name == "driver":
-            request["Driver"] = value
-        elif name == "capabilities":
-            request["Capabilities"] = [["gpu", *value.split(",")]]
-        else:
-            raise InvalidParameter(f"unexpected key '{name}' in '{item}'")
-    return request
-
-
-def _extra_host(text: str) -> str:
-    name, separator, address = text.partition("=") if "=" in text else text.partition(":")
-    if not name or not separator or not address:
-        raise InvalidParameter(f"bad format for add-host: {go_quote(text)}")
-    return f"{name}:{address.strip('[]')}"
 
 
 def _security(options: list[str]) -> dict[str, Any]:
@@ -286,7 +258,7 @@ def _security(options: list[str]) -> dict[str, Any]:
     for option in options:
         name, separator, value = option.partition("=") if "=" in option else option.partition(":")
         if not separator and name != "no-new-privileges":
-            raise InvalidParameter(f"invalid --security-opt: {go_quote(option)}")
+            raise InvalidParameter(f"Invalid --security-opt: {go_quote(option)}")
         if name == "systempaths" and value == "unconfined":
             fields.update(MaskedPaths=[], ReadonlyPaths=[])
         elif name == "seccomp" and value not in ("unconfined", "builtin"):
@@ -311,7 +283,7 @@ def _network(text: str) -> dict[str, Any]:
     if "=" not in text:
         return {"Target": text}
     network: dict[str, Any] = {}
-    for item in mounts.read_csv(text):
+    for item in read_csv(text):
         key, value = _split(item, "=")
         if key == "name":
             network["Target"] = value

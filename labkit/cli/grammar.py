@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from labkit.cli.values import VALUES, go_quote
-from labkit.errors import LabkitError
+from labkit.errors import InvalidParameter, LabkitError
 
 
 class StatusError(LabkitError):
@@ -218,7 +218,7 @@ class _Reader:
         read: Callable[[str], Any] = VALUES.get(flag.value or flag.type, str)
         try:
             value = read(text)
-        except ValueError as error:
+        except (ValueError, InvalidParameter) as error:
             name = f"-{flag.short}, --{flag.name}" if flag.short else f"--{flag.name}"
             raise FlagError(f"invalid argument {go_quote(text)} for {go_quote(name)} flag: {error}") from error
         key = flag.same_as or flag.name

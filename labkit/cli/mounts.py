@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from labkit.cli.values import read_bool, read_bytes
+from labkit.cli.values import read_bool, read_bytes, read_csv
 from labkit.errors import InvalidParameter
 
 
@@ -22,20 +22,6 @@ def volumes(texts: list[str]) -> tuple[list[str], dict[str, Any]]:
         else:
             binds.append(f"{os.path.abspath(source) if source.startswith('.') else source}:{target}")
     return binds, anonymous
-
-
-def read_csv(text: str) -> list[str]:
-    """The fields of one line of comma-separated values; a field in double quotes may contain commas."""
-    fields, field, quoted = [], "", False
-    for char in text:
-        if char == '"':
-            quoted = not quoted
-        elif char == "," and not quoted:
-            fields.append(field)
-            field = ""
-        else:
-            field += char
-    return [*fields, field]
 
 
 _TRUE_FLAGS = {"readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-src"}

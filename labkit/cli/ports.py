@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from labkit.cli.mounts import read_csv
+from labkit.cli.values import read_csv
 from labkit.errors import InvalidParameter
 
 _PROTOCOLS = ("tcp", "udp", "sctp")

@@ -104,7 +104,7 @@ def invoke(session: Session, words: Sequence[str]) -> int:
             return _run_own(session, found)
         given = parse(session.program, found.command, found.path, found.rest)
     except HelpWanted as wanted:
-        session.err(wanted.notice)
+        session.out(wanted.notice)
         session.out(command_help(session.program, wanted.command, wanted.path, session.streams.width))
         return 0
     return _runner(found.command.run)(session, given) or 0

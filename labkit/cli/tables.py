@@ -28,13 +28,15 @@ def write_rows(template: str, rows: Iterable[Row], headers: Mapping[str, str], k
         tree = parse(text)
     except TemplateError as error:
         raise InvalidParameter(f"failed to parse template: {error}") from error
+    titles = {**headers, "Label": _label_header}
     try:
+        header = execute(tree, titles, kind, text)  # also for other formats: a wrong field is wrong without rows too
         body = "".join(execute(tree, row, kind, text) + "\n" for row in rows)
     except TemplateError as error:
         raise InvalidParameter(f"failed to execute template: {error}") from error
     if not is_table:
         return body
-    return align(execute(tree, {**headers, "Label": _label_header}, "", text) + "\n" + body)
+    return align(header + "\n" + body)
 
 
 def _label_header(name: str) -> str:

@@ -99,7 +99,7 @@ def read_duration(text: str) -> int:
 def read_filter(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise ValueError(f"invalid filter '{text}'")
+        raise ValueError("bad format of filter (expected name=value)")
     return name.strip().lower(), value.strip()
 
 
@@ -186,6 +186,56 @@ def _device_path(text: str) -> tuple[str, str]:
     return path, value
 
 
+def read_csv(text: str) -> list[str]:
+    """The fields of one line of comma-separated values; a field in double quotes may contain commas."""
+    fields, field, quoted = [], "", False
+    for char in text:
+        if char == '"':
+            quoted = not quoted
+        elif char == "," and not quoted:
+            fields.append(field)
+            field = ""
+        else:
+            field += char
+    return [*fields, field]
+
+
+def read_extra_host(text: str) -> str:
+    """`--add-host NAME:IP` (or `NAME=IP`) as the API wants it."""
+    name, separator, address = text.partition("=") if "=" in text else text.partition(":")
+    if not name or not separator or not address:
+        raise ValueError(f"bad format for add-host: {go_quote(text)}")
+    return f"{name}:{address.strip('[]')}"
+
+
+def read_gpus(text: str) -> dict[str, Any]:
+    """`all`, a number, or `device=…,driver=…` as the API's DeviceRequest."""
+    request: dict[str, Any] = {"Driver": "", "Count": 0, "Capabilities": [["gpu"]], "Options": {}}
+    for item in read_csv(text):
+        name, equals, value = item.partition("=")
+        if not equals:
+            name, value = "count", item
+        if name == "count":
+            if value != "all" and not value.isdigit():
+                raise ValueError(f"invalid count ({value}): value must be either 'all' or an integer")
+            request["Count"] = -1 if value == "all" else int(value)
+        elif name == "device":
+            request["DeviceIDs"] = value.split(",")
+        elif name == "driver":
+            request["Driver"] = value
+        elif name == "capabilities":
+            request["Capabilities"] = [["gpu", *value.split(",")]]
+        else:
+            raise ValueError(f"unexpected key '{name}' in '{item}'")
+    return request
+
+
+def _read_mount(text: str) -> dict[str, Any]:
+    from labkit.cli.mounts import mount
+
+    return mount(text)
+
+
 VALUES: dict[str, Callable[[str], Any]] = {
     "bool": read_bool,
     "int": read_int,
@@ -204,4 +254,7 @@ VALUES: dict[str, Callable[[str], Any]] = {
     "throttle": read_throttle,
     "iops": read_iops,
     "weight-device": read_weight_device,
+    "extra-host": read_extra_host,
+    "gpu-request": read_gpus,
+    "mount": _read_mount,
 }

@@ -11,7 +11,7 @@ _CGROUPNS_HELP = """Cgroup namespace to use (host|private)
            default-cgroupns-mode option on the daemon (default)"""
 
 CONTAINER_FLAGS = (
-    Flag("add-host", "", "list", "Add a custom host-to-IP mapping (host:ip)"),
+    Flag("add-host", "", "list", "Add a custom host-to-IP mapping (host:ip)", value="extra-host"),
     Flag(
         "annotation",
         "",

@@ -50,7 +50,8 @@ def ps(session: Session, given: Invocation) -> None:
     format_ = given.text("format")
     if format_ and given.flag("quiet"):
         session.err("WARNING: Ignoring custom format, because both --format and --quiet are set.\n")
-    size = given.flag("size") or (not given.flag("quiet") and "size" not in given.options and ".Size" in format_)
+    shows_size = ".Size" in format_ or "json ." in format_
+    size = given.flag("size") or (shows_size and not given.flag("quiet") and "size" not in given.options)
     last = given.number("last")
     limit = 1 if given.flag("latest") and last in (None, -1) else last
     query = {

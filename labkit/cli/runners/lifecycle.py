@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from labkit.cli.grammar import Invocation, StatusError
 from labkit.cli.session import Session
-from labkit.client.engine import Answer, Exchange, Query
+from labkit.client.engine import Exchange, Query
 from labkit.errors import LabkitError
 
 
@@ -14,21 +15,18 @@ def _each(
     session: Session,
     names: list[str],
     begin: Callable[[str], Exchange],
-    result: Callable[[str, Answer], str] = lambda name, _: name,
+    result: Callable[[str, bytes], str] = lambda name, _: name,
 ) -> None:
     """Begins the action on all, then says how each ended. StatusError with the failures, when all are done."""
     begun = [(name, begin(name)) for name in names]
     failures = []
     for name, exchange in begun:
         try:
-            answer = session.client.answer(exchange)
-            line = result(name, answer)
-            session.out(line + "\n")
+            body = session.client.answer(exchange).body()
         except LabkitError as error:
             failures.append(str(error))
         else:
-            for _ in answer.chunks():
-                pass
+            session.out(result(name, body) + "\n")
     if failures:
         raise StatusError("\n".join(failures))
 
@@ -68,7 +66,7 @@ def wait(session: Session, given: Invocation) -> None:
         session,
         given.arguments,
         lambda name: session.client.begin("POST", f"/containers/{name}/wait"),
-        lambda _, answer: str(answer.json()["StatusCode"]),
+        lambda _, body: str(json.loads(body)["StatusCode"]),
     )
 
 

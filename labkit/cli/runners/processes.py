@@ -82,11 +82,11 @@ def _running(session: Session, name: str) -> Mapping[str, Any]:
     container: Mapping[str, Any] = session.client.get(f"/containers/{name}/json")
     state = container["State"]
     if not state["Running"]:
-        raise StatusError("cannot attach to a stopped container, start it first")
+        raise StatusError("You cannot attach to a stopped container, start it first")
     if state["Paused"]:
-        raise StatusError("cannot attach to a paused container, unpause it first")
+        raise StatusError("You cannot attach to a paused container, unpause it first")
     if state["Restarting"]:
-        raise StatusError("cannot attach to a restarting container, wait until it is running")
+        raise StatusError("You cannot attach to a restarting container, wait until it is running")
     return container
 
 
@@ -151,8 +151,15 @@ def logs(session: Session, given: Invocation) -> None:
         "timestamps": given.flag("timestamps"),
         "details": given.flag("details"),
         "tail": given.text("tail", "all"),
-        "since": api_timestamp(since) if since else None,
-        "until": api_timestamp(until) if until else None,
+        "since": _timestamp("since", since),
+        "until": _timestamp("until", until),
     }
     answer = session.client.request("GET", f"/containers/{container['Id']}/logs", query)
     write_stream(answer, not container["Config"]["Tty"], session.streams.write)
+
+
+def _timestamp(option: str, text: str) -> str | None:
+    try:
+        return api_timestamp(text) if text else None
+    except LabkitError as error:
+        raise StatusError(f'invalid value for "{option}": {error}') from error
