@@ -219,6 +219,17 @@ class AttachDeviceFilter(Operation):
         return f"filter the use of devices with {len(self.rules)} rules"
 
 
+def oom_kills(path: str) -> int:
+    """How many processes of a cgroup the kernel has killed for want of memory (memory.oom_control, memory.events)."""
+    for name in ("memory.events", "memory.oom_control"):
+        try:
+            with open(f"{path}/{name}", encoding="ascii") as file:
+                return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
+        except FileNotFoundError:
+            continue
+    return 0
+
+
 def remove_cgroup(path: str) -> None:
     """Remove a cgroup and those below it; processes still inside are killed first. Being gone already is fine."""
     try:

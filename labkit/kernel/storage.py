@@ -36,6 +36,24 @@ class MakeDirectory(Operation):
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveDirectory(Operation):
+    """Remove an empty directory."""
+
+    path: str
+    man: ClassVar[str] = "rmdir(2)"
+
+    def run(self, context: Context) -> Result:
+        syscalls.rmdir(self.path)
+        return None
+
+    def describe(self) -> str:
+        return f"remove the directory {self.path}"
+
+    def shell(self) -> str:
+        return f"rmdir {shlex.quote(self.path)}"
+
+
+@dataclass(frozen=True, slots=True)
 class WriteFile(Operation):
     """Write a small file whole. Undone by removing it."""
 

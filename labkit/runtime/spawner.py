@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from labkit.errors import KernelError, LabkitError
+from labkit.kernel.cgroups import CreateCgroup, oom_kills
 from labkit.plan import Context, Execution, Journal, Plan, recover
 from labkit.runtime import channel, plans
 from labkit.runtime.init import ERROR, RECORDS, TERMINAL, run_init
@@ -44,6 +45,7 @@ class Process:
     ready: bool = False
     code: int | None = None
     ended: int = 0
+    oom_kills: int = 0
     undone: list[str] = field(default_factory=list)
 
     @property
@@ -53,6 +55,15 @@ class Process:
     @property
     def pidfd(self) -> int:
         return self.context.descriptors["pidfd"]
+
+    @property
+    def cgroups(self) -> list[str]:
+        """The cgroups that were made for this process."""
+        return [op.path for _, op in self.execution.operations if isinstance(op, CreateCgroup)]
+
+    def outcome(self) -> dict[str, Any]:
+        """How it ended: exit status (None while it runs), time (ns since the epoch), whether memory ran out."""
+        return {"code": self.code, "ended": self.ended, "oom": bool(self.oom_kills)}
 
 
 class Spawner:
@@ -113,7 +124,7 @@ class Spawner:
             return
         names = list(process.kept)
         message = {"process": process.key, "pid": process.pid, "names": names, "began": process.began}
-        message |= {"code": process.code, "ended": process.ended, "pidfd": process.code is None}
+        message |= {"pidfd": process.code is None, **process.outcome()}
         fds = [process.pidfd] if process.code is None else []
         self.tell(message, (*fds, *process.kept.values()))
 
@@ -244,6 +255,7 @@ class Spawner:
         process.code = 128 + status.si_status if killed else status.si_status
         self.selector.unregister(process.pidfd)
         os.close(process.pidfd)
+        process.oom_kills = sum(oom_kills(path) for path in process.cgroups)
         process.undone = process.execution.undo()
         for failure in process.undone:
             self.log(failure)
@@ -257,7 +269,7 @@ class Spawner:
             self.tell({"failed": process.request, "error": process.error, "host": host})
             self.forget(process.key)
         else:
-            self.tell({"exited": process.key, "code": process.code, "ended": process.ended})
+            self.tell({"exited": process.key, **process.outcome()})
 
     def drop(self, key: str, names: list[str]) -> None:
         """Close descriptors that were kept, so that the other end sees their end."""

@@ -41,16 +41,24 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a process ended: exit status (128 and the signal if it was killed), time, whether memory had run out."""
+
+    code: int
+    ended: int
+    oom: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Introduced:
-    """A process that the spawner has kept while no daemon was there; `code` is None while it runs."""
+    """A process that the spawner has kept while no daemon was there; `outcome` is None while it runs."""
 
     key: str
     pid: int
     pidfd: int
     descriptors: dict[str, int]
     began: int
-    code: int | None
-    ended: int
+    outcome: Outcome | None
 
 
 class StartFailed(LabkitError):
@@ -64,10 +72,13 @@ class StartFailed(LabkitError):
 
 @dataclass(slots=True)
 class SpawnerClient:
-    """The connection to the spawner. `exited(key, code, ended_ns)` and `lost()` are called from the event loop."""
+    """The connection to the spawner. The callbacks are called from the event loop.
+
+    `started` tells of a process whose start a daemon before this one had asked for.
+    """
 
     sock: socket.socket
-    exited: Callable[[str, int, int], None]
+    exited: Callable[[str, Outcome], None]
     started: Callable[[Started], None]
     lost: Callable[[], None]
     waiting: dict[int, asyncio.Future[Started]] = field(default_factory=dict)
@@ -130,7 +141,7 @@ class SpawnerClient:
         elif "failed" in message:
             self._failed(message)
         elif "exited" in message:
-            self.exited(message["exited"], message["code"], message["ended"])
+            self.exited(message["exited"], _read_outcome(message))
 
     def _started(self, started: Started, request: int) -> None:
         future = self.waiting.get(request)
@@ -181,9 +192,12 @@ def connect(folder: str) -> tuple[socket.socket, list[Introduced]]:
 def _read_introduced(message: channel.Message, fds: list[int]) -> Introduced:
     pidfd = fds.pop(0) if message["pidfd"] else -1
     descriptors = dict(zip(message["names"], fds, strict=True))
-    return Introduced(
-        message["process"], message["pid"], pidfd, descriptors, message["began"], message["code"], message["ended"]
-    )
+    outcome = None if message["code"] is None else _read_outcome(message)
+    return Introduced(message["process"], message["pid"], pidfd, descriptors, message["began"], outcome)
+
+
+def _read_outcome(message: channel.Message) -> Outcome:
+    return Outcome(message["code"], message["ended"], message["oom"])
 
 
 def _connect(path: str) -> socket.socket:

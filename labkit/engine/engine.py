@@ -1,0 +1,177 @@
+"""The engine: all objects of one daemon, how they are found, and what the spawner tells about them.
+
+moby `daemon/daemon.go`. Everything here runs in one event loop; what takes long (layers, archives) runs in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from labkit.engine import disk, life, places
+from labkit.engine.container import Container
+from labkit.engine.events import Events
+from labkit.engine.execs import Exec
+from labkit.engine.models import ContainerRecord
+from labkit.engine.settings import Settings
+from labkit.engine.traces import Traces
+from labkit.errors import Conflict, InvalidParameter, NotFound
+from labkit.images.removal import ContainerUse
+from labkit.images.store import ImageStore
+from labkit.kernel import capabilities, cgroups
+from labkit.runtime import spawning
+from labkit.runtime.plans import Machine
+
+log = logging.getLogger("labkit.engine")
+
+
+class Engine:
+    """One daemon's containers, images, events and traces."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.containers: dict[str, Container] = {}
+        self.names: dict[str, Container] = {}
+        self.execs: dict[str, Exec] = {}
+        self.events = Events()
+        self.traces = Traces()
+        self.machine = Machine(cgroups.read_layout(), capabilities.own_bounding())
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.spawner: spawning.SpawnerClient
+        self.images: ImageStore
+        self._locks: list[int] = []
+
+    def boot(self) -> None:
+        """Open what is on disk, find the spawner, take over what it runs. Raises LabkitError."""
+        for folder in (self.settings.containers, self.settings.bundles, self.settings.marks):
+            places.make_folder(folder)
+        self._locks = [places.lock_folder(folder) for folder in (self.settings.data_root, self.settings.exec_root)]
+        self.images = ImageStore(Path(self.settings.images))
+        places.prepare_cgroups(self.machine.cgroups, self.settings.cgroup_parent)
+        introduced = self.connect_spawner()
+        for container in self._load():
+            self.add(container)
+            life.adopt(self, container, introduced.pop(container.id, None))
+        for orphan in introduced.values():
+            life.abandon(self, orphan)
+
+    def connect_spawner(self) -> dict[str, spawning.Introduced]:
+        """Start listening to a spawner; returns the processes that it has."""
+        sock, introduced = spawning.connect(self.settings.exec_root)
+        self.spawner = spawning.SpawnerClient(sock, self.exited, self.started_for_nobody, self.spawner_lost)
+        self.spawner.listen()
+        return {process.key: process for process in introduced}
+
+    def _load(self) -> list[Container]:
+        """The containers on disk; a directory without a record is what a killed daemon had not finished."""
+        found = []
+        for name in sorted(os.listdir(self.settings.containers)):
+            folder = os.path.join(self.settings.containers, name)
+            path = os.path.join(folder, "container.json")
+            if os.path.exists(path) and not name.endswith(".removed"):
+                found.append(Container(disk.read_json(path, ContainerRecord), self.settings))
+            else:
+                disk.remove_tree(folder.removesuffix(".removed"))
+        return found
+
+    def add(self, container: Container) -> None:
+        self.containers[container.id] = container
+        self.names[container.name] = container
+
+    def discard(self, container: Container) -> None:
+        self.containers.pop(container.id, None)
+        self.names.pop(container.name, None)
+
+    def find(self, reference: str) -> Container:
+        """A container by ID, name, or the beginning of an ID that no other has. Raises NotFound, InvalidParameter."""
+        found = self.containers.get(reference) or self.names.get(reference.lstrip("/"))
+        if found:
+            return found
+        matches = [container for identity, container in self.containers.items() if identity.startswith(reference)]
+        if len(matches) > 1:
+            raise InvalidParameter(f"multiple IDs found with provided prefix: {reference}")
+        if not matches or not reference:
+            raise NotFound(f"No such container: {reference}")
+        return matches[0]
+
+    def find_exec(self, identity: str) -> Exec:
+        if identity not in self.execs:
+            raise NotFound(f"No such exec instance: {identity}")
+        return self.execs[identity]
+
+    def check_name_free(self, name: str) -> None:
+        """Raises Conflict in Docker's words if a container has this name."""
+        if other := self.names.get(name):
+            raise Conflict(
+                f'Conflict. The container name "/{name}" is already in use by container "{other.id}". '
+                "You have to remove (or rename) that container to be able to reuse that name."
+            )
+
+    def containers_using(self, image: str) -> list[ContainerUse]:
+        """The containers made from an image, for those who want to remove it."""
+        used = (one for one in self.containers.values() if one.record.Image == image)
+        return [ContainerUse(one.id, one.record.State.Running) for one in used]
+
+    def background(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do something that nobody waits for; its failure is logged."""
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("a task failed: %s", error, exc_info=error)
+
+    def exited(self, key: str, outcome: spawning.Outcome) -> None:
+        """The spawner has reaped a process."""
+        if container := self.containers.get(key):
+            self.background(life.settle(self, container, outcome))
+        elif run := self.execs.get(key):
+            self.background(run.settle(self, outcome))
+        else:
+            self.spawner.forget(key)
+
+    def started_for_nobody(self, started: spawning.Started) -> None:
+        """A start that a killed daemon had asked for has succeeded: the container is ours."""
+        process = spawning.Introduced(started.key, started.pid, started.pidfd, started.descriptors, started.began, None)
+        if container := self.containers.get(started.key):
+            life.adopt(self, container, process)
+        else:
+            life.abandon(self, process)
+
+    def spawner_lost(self) -> None:
+        """The spawner has died: a new one undoes what the old one had made, containers included."""
+        log.error("the spawner has died; its containers are ended")
+        self.connect_spawner()
+        for container in list(self.containers.values()):
+            if container.run.running:
+                lost = spawning.Outcome(137, life.now_ns(), False)
+                self.background(life.settle(self, container, lost, "the spawner has died"))
+        for run in list(self.execs.values()):
+            if run.run.running:
+                self.background(run.settle(self, spawning.Outcome(137, life.now_ns(), False)))
+
+    async def shut_down(self) -> None:
+        """Stop all containers (unless they shall live on) and end the spawner."""
+        if self.settings.live_restore:
+            return
+        running = [container for container in self.containers.values() if container.run.running]
+        await asyncio.gather(*(life.stop(self, container) for container in running))
+        while self.tasks:
+            await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.spawner.end()
+        self.spawner.close()
+        places.remove_cgroups(self.machine.cgroups, self.settings.cgroup_parent)
+
+    def close(self) -> None:
+        """Let go of descriptors and locks."""
+        for container in self.containers.values():
+            container.close()
+        self.images.close()
+        for fd in self._locks:
+            places.unlock_folder(fd)

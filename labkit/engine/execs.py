@@ -1,0 +1,165 @@
+"""Exec: one more process in a running container (moby `daemon/exec.go`)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from labkit.engine import spec, starting, stdio, users
+from labkit.engine.container import Container
+from labkit.engine.life import span
+from labkit.engine.models import ExecCreateBody
+from labkit.engine.run import Run
+from labkit.errors import Conflict, InvalidParameter, KernelError, LabkitError
+from labkit.kernel.capabilities import NUMBERS
+from labkit.plan import Plan
+from labkit.runtime import plans
+from labkit.runtime.spawning import Outcome, StartFailed
+from labkit.trace import TraceContext
+
+if TYPE_CHECKING:
+    from labkit.engine.engine import Engine
+
+
+@dataclass(eq=False)
+class Exec:
+    """An exec: what was asked, its run, and whether it was started already (it can be once)."""
+
+    id: str
+    container: Container
+    body: ExecCreateBody
+    run: Run = field(init=False)
+    started: bool = False
+    failed: int | None = None
+
+    def __post_init__(self) -> None:
+        self.run = Run(None, self.body.Tty)
+
+    @property
+    def code(self) -> int | None:
+        """The exit status; None until it has ended."""
+        return self.failed if self.failed is not None else self.run.code
+
+    async def start(self, engine: Engine, size: tuple[int, int], attach: bool, context: TraceContext) -> None:
+        """Run the process. `attach` says that somebody wants its streams. Raises what kept it from starting."""
+        if self.started:
+            raise Conflict(f"exec command {self.id} is already running" if self.code is None else self._over())
+        check_running(self.container)
+        self.started = True
+        command = " ".join(self.body.Cmd or [])
+        self._publish(engine, f"exec_start: {command}")
+        try:
+            await self._start(engine, size, attach, context)
+        except LabkitError as error:
+            self._fail(error)
+            raise self.explain(error) from error
+
+    def _over(self) -> str:
+        return f"exec command {self.id} has already run"
+
+    async def _start(self, engine: Engine, size: tuple[int, int], attach: bool, context: TraceContext) -> None:
+        body = self.body
+        wanted = (("stdout", body.AttachStdout), ("stderr", body.AttachStderr)) if attach else ()
+        outputs = tuple(name for name, asked in wanted if asked)
+        made = stdio.make_pipes(body.Tty, body.AttachStdin and attach, outputs)
+        try:
+            plan = make_plan(engine, self.container, body, size, tuple(made.child))
+            pidfd = os.dup(self.container.run.pidfd)
+            made.child["target"] = pidfd
+            started = await engine.spawner.start(self.id, plan, made.child, made.keep)
+        except StartFailed as error:
+            engine.traces.plan(span(self.container.id, plan, error.records, context, 0, 0))
+            raise
+        finally:
+            made.close()
+        finished = span(self.container.id, plan, started.records, context, started.offset, started.pid, started.exec_at)
+        engine.traces.plan(finished)
+        self.run.begin(started.pid, started.pidfd, started.descriptors, "")
+
+    def _fail(self, error: LabkitError) -> None:
+        cause = error.cause if isinstance(error, StartFailed) else error
+        self.failed = 126
+        if isinstance(cause, KernelError) and cause.operation == "Execute":
+            self.failed = starting.exec_failure(cause, (self.body.Cmd or [""])[0])[1]
+        self.run.end(self.failed)
+
+    def explain(self, error: LabkitError) -> LabkitError:
+        """The error in dockerd's words: clients tell 126 and 127 by them."""
+        cause = error.cause if isinstance(error, StartFailed) else error
+        if not isinstance(cause, KernelError):
+            return error
+        reason = str(cause)
+        if cause.operation == "Execute":
+            reason = starting.exec_failure(cause, (self.body.Cmd or [""])[0])[0]
+        prefix = "OCI runtime exec failed: exec failed: unable to start container process"
+        return InvalidParameter(f"{prefix}: {reason}: unknown")
+
+    async def settle(self, engine: Engine, outcome: Outcome) -> None:
+        """The process has ended: when its output was passed on, record its exit status."""
+        await self.run.output.ended.wait()
+        engine.spawner.forget(self.id)
+        self.run.end(outcome.code)
+        self._publish(engine, "exec_die", exitCode=str(outcome.code))
+
+    def _publish(self, engine: Engine, action: str, **more: str) -> None:
+        attributes = self.container.attributes(execID=self.id, **more)
+        engine.events.publish("container", action, self.container.id, attributes)
+
+
+def check_running(container: Container) -> None:
+    """An exec needs a container that runs and isn't paused."""
+    if not container.run.running:
+        raise Conflict(f"container {container.id} is not running")
+    if container.record.State.Paused:
+        raise Conflict(f"container {container.id} is paused, unpause the container before exec")
+
+
+def create(engine: Engine, container: Container, body: ExecCreateBody) -> Exec:
+    """Remember an exec, to be started later."""
+    check_running(container)
+    if not body.Cmd or not body.Cmd[0]:
+        raise InvalidParameter("No exec command specified")
+    made = Exec(os.urandom(32).hex(), container, body)
+    engine.execs[made.id] = made
+    container.execs[made.id] = made
+    attributes = container.attributes(execID=made.id)
+    engine.events.publish("container", f"exec_create: {' '.join(body.Cmd)}", container.id, attributes)
+    return made
+
+
+def make_plan(
+    engine: Engine, container: Container, body: ExecCreateBody, size: tuple[int, int], streams: tuple[str, ...]
+) -> Plan:
+    """The plan of an exec: the container's own spec decides its namespaces, cgroups, filter."""
+    record = container.record
+    image = engine.images.resolve(record.Image)
+    roots = (container.upper, *engine.images.lower_dirs(image))
+    identity = starting.identity(record, body.User or record.Config.User, roots)
+    cgroup = engine.settings.cgroup(record.Id, record.HostConfig.CgroupParent)
+    facts = spec.Facts(container.rootfs, container.directory, cgroup, identity, engine.machine)
+    process = exec_process(container, body, facts, identity)
+    bundle = {"linux": {"namespaces": spec.namespaces(record.HostConfig, engine.machine), "cgroupsPath": cgroup}}
+    filtered = None if body.Privileged else starting.seccomp_of(record, engine.machine)
+    return plans.exec_plan(
+        process, container.run.pid, bundle, engine.machine, starting.compiled(filtered), size, streams
+    )
+
+
+def exec_process(
+    container: Container, body: ExecCreateBody, facts: spec.Facts, identity: users.Identity
+) -> dict[str, Any]:
+    """The `process` object of an exec: the container's, with what was asked for this one."""
+    record = container.record
+    process = spec.process(record, facts)
+    environment = [*(record.Config.Env or []), *(body.Env or [])]
+    process |= {
+        "terminal": body.Tty,
+        "args": list(body.Cmd or []),
+        "env": spec.environment(record, identity, environment + (["TERM=xterm"] if body.Tty else [])),
+        "cwd": body.WorkingDir or record.Config.WorkingDir or "/",
+    }
+    if body.Privileged:
+        everything = list(plans.known_capabilities(tuple(NUMBERS), facts.machine))
+        process["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), everything)
+    return process

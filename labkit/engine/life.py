@@ -1,0 +1,375 @@
+"""The life of a container: create, start, exit, stop, kill, restart, pause, rename, remove (moby `daemon/*.go`).
+
+A verb a function. Each takes the engine and leaves the container in a state that Docker knows too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING
+
+from labkit.engine import creation, disk, starting, stdio, validation
+from labkit.engine.clock import rfc3339
+from labkit.engine.container import Container
+from labkit.engine.models import CreateBody, State
+from labkit.engine.names import random_name
+from labkit.engine.traces import PlanSpan
+from labkit.errors import Conflict, InvalidParameter, KernelError, LabkitError, NotModified
+from labkit.kernel import cgroups
+from labkit.plan import Execution, Plan, Record, Step
+from labkit.runtime.spawning import Introduced, Outcome, StartFailed
+from labkit.trace import TraceContext, new_trace
+
+if TYPE_CHECKING:
+    from labkit.engine.engine import Engine
+
+STOP_TIMEOUT = 10
+LOST = 255
+"""Exit status of a container that ended without anybody to see it: after a power loss, as in dockerd."""
+
+
+def now_ns() -> int:
+    return time.time_ns()
+
+
+async def create(engine: Engine, body: CreateBody, name: str, context: TraceContext) -> tuple[Container, list[str]]:
+    """Make a container. Returns it with the warnings that the client shows."""
+    name = name.lstrip("/")
+    if name:
+        validation.check_name(name)
+    image = engine.images.resolve(body.Image) if body.Image else None
+    if image is None:
+        raise InvalidParameter("config cannot be empty in order to create a container: it needs an Image")
+    identity = os.urandom(32).hex()
+    record = creation.make_record(identity, name, body, image.id, image_config(image.config))
+    warnings = validation.check(record.Config, record.HostConfig)
+    engine.check_name_free(name)
+    record.Name = f"/{name or random_name(engine.names)}"
+    plan = creation.create_plan(record, engine.settings, creation.host_resolver())
+    carry_out(engine, plan, identity, context)
+    container = Container(record, engine.settings)
+    container.save(durable=True)
+    engine.add(container)
+    engine.events.publish("container", "create", identity, container.attributes())
+    return container, warnings
+
+
+def image_config(config: object) -> dict[str, object]:
+    """The `config` part of an OCI image config."""
+    found = config.get("config") if isinstance(config, dict) else None
+    return found or {}
+
+
+def carry_out(engine: Engine, plan: Plan, subject: str, context: TraceContext) -> None:
+    """Execute a plan of the daemon's own, undone if it fails, and keep its trace."""
+    execution = Execution(plan.by("daemon"))
+    failed: list[Record] = []
+    try:
+        execution.run_or_undo()
+    except KernelError as error:
+        if isinstance(error.record, Record):
+            failed.append(error.record)
+        raise
+    finally:
+        offset = time.time_ns() - time.monotonic_ns()
+        records = (*execution.records, *failed)
+        engine.traces.plan(PlanSpan(context.child(), subject, plan, records, offset, {"daemon": os.getpid()}))
+
+
+async def start(engine: Engine, container: Container, context: TraceContext) -> None:
+    """Start a container. Raises NotModified if it runs, Conflict, or what kept it from starting."""
+    async with container.lock:
+        state = container.record.State
+        if state.Paused:
+            raise Conflict("cannot start a paused container, try unpause instead")
+        if state.Running:
+            raise NotModified("container is already running")
+        container.record.Starting = True
+        container.save()
+        try:
+            await _start(engine, container, context)
+        except LabkitError as error:
+            told, code = starting.explain_failure(container, error)
+            _note_failure(engine, container, str(told), code)
+            raise told from error
+
+
+async def _start(engine: Engine, container: Container, context: TraceContext) -> None:
+    image = engine.images.resolve(container.record.Image)
+    lower = engine.images.lower_dirs(image)
+    _, plan = starting.prepare(container, engine.settings, engine.machine, lower)
+    config = container.record.Config
+    made = stdio.make_pipes(config.Tty, config.OpenStdin)
+    try:
+        started = await engine.spawner.start(container.id, plan, made.child, made.keep)
+    except StartFailed as error:
+        engine.traces.plan(span(container.id, plan, error.records, context, 0, 0))
+        raise
+    finally:
+        made.close()
+    engine.traces.plan(span(container.id, plan, started.records, context, started.offset, started.pid, started.exec_at))
+    _running(container, started.pid, started.pidfd, started.descriptors, started.began)
+    engine.events.publish("container", "start", container.id, container.attributes())
+
+
+def span(
+    subject: str,
+    plan: Plan,
+    records: tuple[Record, ...],
+    context: TraceContext,
+    offset: int,
+    pid: int,
+    exec_at: int = 0,
+) -> PlanSpan:
+    """An executed plan for the traces."""
+    offset = offset or time.time_ns() - time.monotonic_ns()
+    return PlanSpan(context.child(), subject, plan, records, offset, {"init": pid} if pid else {}, exec_at)
+
+
+def _running(container: Container, pid: int, pidfd: int, descriptors: dict[str, int], began: int) -> None:
+    container.record.State = State(Status="running", Running=True, Pid=pid, StartedAt=rfc3339(began))
+    container.record.Starting = False
+    container.stopping = False
+    container.save()
+    container.run.begin(pid, pidfd, descriptors, container.marks)
+
+
+def _note_failure(engine: Engine, container: Container, message: str, code: int) -> None:
+    """A start that failed leaves the container as it was, with the reason in its state."""
+    state = container.record.State
+    state.ExitCode, state.Error = code, message
+    container.record.Starting = False
+    container.save()
+    remove_bundle(container)
+    if container.record.HostConfig.AutoRemove:
+        engine.background(remove(engine, container, force=False))
+
+
+def remove_bundle(container: Container) -> None:
+    """Remove a container's bundle and marks from the exec root."""
+    disk.remove_tree(container.bundle)
+    for stream in ("stdout", "stderr"):
+        path = f"{container.marks}.{stream}"
+        if os.path.lexists(path):
+            os.unlink(path)
+
+
+def adopt(engine: Engine, container: Container, process: Introduced | None) -> None:
+    """Settle what a daemon before this one has left: the process runs, has ended, or never came to be."""
+    record = container.record
+    if process:
+        _running(container, process.pid, process.pidfd, process.descriptors, process.began)
+        if process.outcome:
+            engine.background(settle(engine, container, process.outcome))
+        return
+    if record.State.Running:
+        _ended(container, Outcome(LOST, now_ns(), False), "the container was lost with the machine or the spawner")
+    record.Starting = False
+    container.save()
+    remove_bundle(container)
+    if record.HostConfig.AutoRemove and record.State.Status == "exited":
+        engine.background(remove(engine, container, force=False))
+
+
+def abandon(engine: Engine, process: Introduced) -> None:
+    """Let go of a process that no record belongs to (an exec of a killed daemon): nobody reads its output."""
+    for fd in (*process.descriptors.values(), *([process.pidfd] if process.pidfd >= 0 else [])):
+        os.close(fd)
+    engine.spawner.drop(process.key, *process.descriptors)
+    if process.outcome:
+        engine.spawner.forget(process.key)
+
+
+async def settle(engine: Engine, container: Container, outcome: Outcome, error: str = "") -> None:
+    """The container's process has ended: when its output is in the log, record the exit and tell who waits."""
+    run = container.run
+    await run.output.ended.wait()
+    async with container.lock:
+        _ended(container, outcome, error)
+        container.save()
+        if not error:
+            engine.spawner.forget(container.id)
+        remove_bundle(container)
+        if outcome.oom:
+            engine.events.publish("container", "oom", container.id, container.attributes())
+        attributes = container.attributes(exitCode=str(outcome.code))
+        engine.events.publish("container", "die", container.id, attributes)
+        run.end(outcome.code)
+        if container.log:
+            container.log.wake()
+        container.renew()
+    if container.record.HostConfig.AutoRemove:
+        await remove(engine, container, force=False)
+
+
+def _ended(container: Container, outcome: Outcome, error: str) -> None:
+    started = container.record.State.StartedAt
+    container.record.State = State(
+        Status="exited",
+        ExitCode=outcome.code,
+        OOMKilled=outcome.oom and outcome.code == 137,
+        Error=error,
+        StartedAt=started,
+        FinishedAt=rfc3339(outcome.ended),
+    )
+
+
+async def kill(engine: Engine, container: Container, signal: int) -> None:
+    """Send a signal to a container's init. Raises Conflict if it doesn't run."""
+    run = container.run
+    if not run.running:
+        raise Conflict(f"cannot kill container: {container.id}: container {container.id} is not running")
+    run.signal(signal)
+    attributes = container.attributes(signal=str(signal))
+    engine.events.publish("container", "kill", container.id, attributes)
+    if signal == 9 and container.record.State.Paused:
+        await unpause(engine, container)
+
+
+async def stop(engine: Engine, container: Container, timeout: int | None = None, signal: str = "") -> None:
+    """Ask a container to end, and kill it if it hasn't after `timeout` seconds (-1: wait for ever)."""
+    run = container.run
+    if not run.running:
+        raise NotModified(f"container {container.id} is not running")
+    config = container.record.Config
+    container.stopping = True
+    number = validation.parse_signal(signal or config.StopSignal or "SIGTERM")
+    seconds = (
+        timeout
+        if timeout is not None
+        else (config.StopTimeout if isinstance(config.StopTimeout, int) else STOP_TIMEOUT)
+    )
+    await _signal_if_running(engine, container, number)
+    try:
+        await asyncio.wait_for(run.exited.wait(), None if seconds < 0 else seconds)
+    except TimeoutError:
+        await _signal_if_running(engine, container, 9)
+        await run.exited.wait()
+    engine.events.publish("container", "stop", container.id, container.attributes())
+
+
+async def _signal_if_running(engine: Engine, container: Container, number: int) -> None:
+    """Signal a process that may end by itself at this moment."""
+    try:
+        await kill(engine, container, number)
+    except Conflict:
+        return
+
+
+async def restart(
+    engine: Engine, container: Container, timeout: int | None, signal: str, context: TraceContext
+) -> None:
+    """Stop a container if it runs, then start it."""
+    if container.run.running:
+        automatic = container.record.HostConfig.AutoRemove
+        container.record.HostConfig.AutoRemove = False
+        try:
+            await stop(engine, container, timeout, signal)
+        except NotModified:
+            pass  # it ended by itself meanwhile
+        finally:
+            container.record.HostConfig.AutoRemove = automatic
+    await start(engine, container, context)
+    engine.events.publish("container", "restart", container.id, container.attributes())
+
+
+def _freezer(engine: Engine, container: Container, frozen: bool) -> cgroups.WriteCgroup:
+    layout = engine.machine.cgroups
+    path = engine.settings.cgroup(container.id, container.record.HostConfig.CgroupParent)
+    directory = layout.directory("freezer", path)
+    if layout.version == 2:
+        return cgroups.WriteCgroup(f"{directory}/cgroup.freeze", "1" if frozen else "0")
+    return cgroups.WriteCgroup(f"{directory}/freezer.state", "FROZEN" if frozen else "THAWED")
+
+
+async def pause(engine: Engine, container: Container, context: TraceContext | None = None) -> None:
+    """Freeze all processes of a container (cgroups(7), freezer)."""
+    async with container.lock:
+        if not container.run.running:
+            raise Conflict(f"container {container.id} is not running")
+        if container.record.State.Paused:
+            raise Conflict(f"container {container.id} is already paused")
+        _freeze(engine, container, True, context)
+        engine.events.publish("container", "pause", container.id, container.attributes())
+
+
+async def unpause(engine: Engine, container: Container, context: TraceContext | None = None) -> None:
+    """Let the processes of a paused container go on."""
+    async with container.lock:
+        if not container.record.State.Paused:
+            raise Conflict(f"container {container.id} is not paused")
+        _freeze(engine, container, False, context)
+        engine.events.publish("container", "unpause", container.id, container.attributes())
+
+
+def _freeze(engine: Engine, container: Container, frozen: bool, context: TraceContext | None) -> None:
+    plan = Plan("pause" if frozen else "unpause", (Step("daemon", _freezer(engine, container, frozen)),))
+    carry_out(engine, plan, container.id, context or new_trace())
+    state = container.record.State
+    state.Paused, state.Status = frozen, "paused" if frozen else "running"
+    container.save()
+
+
+async def rename(engine: Engine, container: Container, name: str) -> None:
+    """Give a container another name."""
+    name = name.lstrip("/")
+    if not name:
+        raise InvalidParameter("Neither old nor new names may be empty")
+    validation.check_name(name)
+    async with container.lock:
+        if name == container.name:
+            raise InvalidParameter("Renaming a container with the same name as its current name")
+        engine.check_name_free(name)
+        old = container.name
+        engine.names.pop(old)
+        container.record.Name = f"/{name}"
+        engine.names[name] = container
+        container.save(durable=True)
+    engine.events.publish("container", "rename", container.id, container.attributes(oldName=f"/{old}"))
+
+
+async def remove(engine: Engine, container: Container, force: bool) -> None:
+    """Remove a container with its writable layer and log. Raises Conflict if it runs and isn't forced."""
+    if container.run.running:
+        if not force:
+            what = "paused" if container.record.State.Paused else "running"
+            raise Conflict(
+                f'cannot remove container "{container.record.Name}": container is {what}: '
+                "stop the container before removing or force remove"
+            )
+        run = container.run
+        await _signal_if_running(engine, container, 9)
+        await run.exited.wait()
+    async with container.lock:
+        if container.id not in engine.containers:
+            return
+        container.record.State.Dead = True
+        remove_bundle(container)
+        await asyncio.to_thread(disk.remove_tree, container.directory)
+        _forget(engine, container)
+
+
+def _forget(engine: Engine, container: Container) -> None:
+    engine.discard(container)
+    for identity in container.execs:
+        engine.execs.pop(identity, None)
+    container.close()
+    container.run.end(container.record.State.ExitCode)
+    container.removed.set()
+    engine.events.publish("container", "destroy", container.id, container.attributes())
+
+
+async def wait(container: Container, condition: str) -> int:
+    """Wait for a condition of `POST /containers/{id}/wait`; the exit status."""
+    run = container.run
+    if condition == "removed":
+        await container.removed.wait()
+        return container.record.State.ExitCode
+    if condition == "next-exit" or run.running:
+        await run.exited.wait()
+        return run.code or 0
+    if condition not in ("", "not-running"):
+        raise InvalidParameter(f'invalid condition: "{condition}"')
+    return container.record.State.ExitCode

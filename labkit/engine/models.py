@@ -1,0 +1,229 @@
+"""A container's configuration and state as data, with the Engine API's own field names (v1.50 definitions).
+
+These structs are at once what clients send, what the daemon stores (container.json) and what inspect shows.
+Fields that labkit can't honour yet are read too, so that they can be refused instead of ignored
+(`labkit.engine.validation`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+ZERO_TIME = "0001-01-01T00:00:00Z"
+"""How Go's encoding/json writes a time that was never set."""
+
+
+class Struct(msgspec.Struct, kw_only=True):
+    """Base: keyword-only, so that fields may come in the API's order whatever their defaults."""
+
+
+class HealthConfig(Struct, omit_defaults=True):
+    Test: list[str] | None = None
+    Interval: int = 0
+    Timeout: int = 0
+    Retries: int = 0
+    StartPeriod: int = 0
+    StartInterval: int = 0
+
+
+class Config(Struct):
+    """`ContainerConfig`: what does not depend on the host."""
+
+    Hostname: str = ""
+    Domainname: str = ""
+    User: str = ""
+    AttachStdin: bool = False
+    AttachStdout: bool = False
+    AttachStderr: bool = False
+    ExposedPorts: dict[str, dict[str, Any]] | msgspec.UnsetType | None = msgspec.UNSET
+    Tty: bool = False
+    OpenStdin: bool = False
+    StdinOnce: bool = False
+    Env: list[str] | None = None
+    Cmd: list[str] | str | None = None
+    Healthcheck: HealthConfig | msgspec.UnsetType | None = msgspec.UNSET
+    Image: str = ""
+    Volumes: dict[str, dict[str, Any]] | None = None
+    WorkingDir: str = ""
+    Entrypoint: list[str] | str | None = None
+    NetworkDisabled: bool | msgspec.UnsetType = msgspec.UNSET
+    MacAddress: str | msgspec.UnsetType = msgspec.UNSET
+    OnBuild: list[str] | None = None
+    Labels: dict[str, str] | None = None
+    StopSignal: str | msgspec.UnsetType = msgspec.UNSET
+    StopTimeout: int | msgspec.UnsetType | None = msgspec.UNSET
+    Shell: list[str] | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class RestartPolicy(Struct):
+    Name: str = "no"
+    MaximumRetryCount: int = 0
+
+
+class LogConfig(Struct):
+    Type: str = "json-file"
+    Config: dict[str, str] | None = msgspec.field(default_factory=dict)
+
+
+class Ulimit(Struct):
+    Name: str = ""
+    Hard: int = 0
+    Soft: int = 0
+
+
+class DeviceMapping(Struct):
+    PathOnHost: str = ""
+    PathInContainer: str = ""
+    CgroupPermissions: str = "rwm"
+
+
+class HostConfig(Struct):
+    """`HostConfig`: what depends on the host, `Resources` included."""
+
+    Binds: list[str] | None = None
+    ContainerIDFile: str = ""
+    LogConfig: LogConfig = msgspec.field(default_factory=LogConfig)
+    NetworkMode: str = "default"
+    PortBindings: dict[str, list[dict[str, str]] | None] | None = msgspec.field(default_factory=dict)
+    RestartPolicy: RestartPolicy = msgspec.field(default_factory=RestartPolicy)
+    AutoRemove: bool = False
+    VolumeDriver: str = ""
+    VolumesFrom: list[str] | None = None
+    ConsoleSize: list[int] = msgspec.field(default_factory=lambda: [0, 0])
+    Annotations: dict[str, str] | msgspec.UnsetType | None = msgspec.UNSET
+    CapAdd: list[str] | None = None
+    CapDrop: list[str] | None = None
+    CgroupnsMode: str = ""
+    Dns: list[str] | None = msgspec.field(default_factory=list)
+    DnsOptions: list[str] | None = msgspec.field(default_factory=list)
+    DnsSearch: list[str] | None = msgspec.field(default_factory=list)
+    ExtraHosts: list[str] | None = None
+    GroupAdd: list[str] | None = None
+    IpcMode: str = ""
+    Cgroup: str = ""
+    Links: list[str] | None = None
+    OomScoreAdj: int = 0
+    PidMode: str = ""
+    Privileged: bool = False
+    PublishAllPorts: bool = False
+    ReadonlyRootfs: bool = False
+    SecurityOpt: list[str] | None = None
+    StorageOpt: dict[str, str] | msgspec.UnsetType | None = msgspec.UNSET
+    Tmpfs: dict[str, str] | msgspec.UnsetType | None = msgspec.UNSET
+    UTSMode: str = ""
+    UsernsMode: str = ""
+    ShmSize: int = 0
+    Sysctls: dict[str, str] | msgspec.UnsetType | None = msgspec.UNSET
+    Runtime: str = ""
+    Isolation: str = ""
+    CpuShares: int = 0
+    Memory: int = 0
+    NanoCpus: int = 0
+    CgroupParent: str = ""
+    BlkioWeight: int = 0
+    BlkioWeightDevice: list[Any] | None = msgspec.field(default_factory=list)
+    BlkioDeviceReadBps: list[Any] | None = msgspec.field(default_factory=list)
+    BlkioDeviceWriteBps: list[Any] | None = msgspec.field(default_factory=list)
+    BlkioDeviceReadIOps: list[Any] | None = msgspec.field(default_factory=list)
+    BlkioDeviceWriteIOps: list[Any] | None = msgspec.field(default_factory=list)
+    CpuPeriod: int = 0
+    CpuQuota: int = 0
+    CpuRealtimePeriod: int = 0
+    CpuRealtimeRuntime: int = 0
+    CpusetCpus: str = ""
+    CpusetMems: str = ""
+    Devices: list[DeviceMapping] | None = msgspec.field(default_factory=list)
+    DeviceCgroupRules: list[str] | None = None
+    DeviceRequests: list[Any] | None = None
+    MemoryReservation: int = 0
+    MemorySwap: int = 0
+    MemorySwappiness: int | None = None
+    OomKillDisable: bool | None = None
+    PidsLimit: int | None = None
+    Ulimits: list[Ulimit] | None = msgspec.field(default_factory=list)
+    CpuCount: int = 0
+    CpuPercent: int = 0
+    IOMaximumIOps: int = 0
+    IOMaximumBandwidth: int = 0
+    Mounts: list[Any] | msgspec.UnsetType | None = msgspec.UNSET
+    MaskedPaths: list[str] | None = None
+    ReadonlyPaths: list[str] | None = None
+    Init: bool | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class CreateBody(Config):
+    """What `POST /containers/create` takes: a Config with the rest beside it."""
+
+    HostConfig: HostConfig | None = None
+    NetworkingConfig: dict[str, Any] | None = None
+
+
+class State(Struct):
+    """`ContainerState`."""
+
+    Status: str = "created"
+    Running: bool = False
+    Paused: bool = False
+    Restarting: bool = False
+    OOMKilled: bool = False
+    Dead: bool = False
+    Pid: int = 0
+    ExitCode: int = 0
+    Error: str = ""
+    StartedAt: str = ZERO_TIME
+    FinishedAt: str = ZERO_TIME
+
+
+class ContainerRecord(Struct):
+    """What `containers/ID/container.json` holds: all that the daemon must know after a crash."""
+
+    Id: str
+    Created: str
+    Path: str
+    Args: list[str]
+    State: State
+    Image: str
+    Name: str
+    Config: Config
+    HostConfig: HostConfig
+    Platform: str = "linux"
+    RestartCount: int = 0
+    MountLabel: str = ""
+    ProcessLabel: str = ""
+    AppArmorProfile: str = ""
+    Starting: bool = False
+    """A start is under way: a daemon that finds this after a crash settles it by what the spawner has."""
+
+
+class ExecCreateBody(Struct):
+    """What `POST /containers/{id}/exec` takes (`ExecConfig`)."""
+
+    AttachStdin: bool = False
+    AttachStdout: bool = False
+    AttachStderr: bool = False
+    ConsoleSize: list[int] | None = None
+    DetachKeys: str = ""
+    Tty: bool = False
+    Env: list[str] | None = None
+    Cmd: list[str] | None = None
+    Privileged: bool = False
+    User: str = ""
+    WorkingDir: str = ""
+    Detach: bool = False
+
+
+class ExecStartBody(Struct):
+    """What `POST /exec/{id}/start` takes."""
+
+    Detach: bool = False
+    Tty: bool = False
+    ConsoleSize: list[int] | None = None
+
+
+def words(value: list[str] | str | None) -> list[str]:
+    """A Cmd or Entrypoint as a list: the API takes a single string too, and null."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)

@@ -1,0 +1,36 @@
+"""Where a daemon keeps its things and what it is called: the flags of `labkit daemon`, named as dockerd's."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`data_root` outlives the machine's power, `exec_root` (a tmpfs by default) does not."""
+
+    data_root: str = "/var/lib/labkit"
+    exec_root: str = "/run/labkit"
+    cgroup_parent: str = "labkit"
+    live_restore: bool = False
+
+    @property
+    def containers(self) -> str:
+        return os.path.join(self.data_root, "containers")
+
+    @property
+    def images(self) -> str:
+        return os.path.join(self.data_root, "images")
+
+    @property
+    def bundles(self) -> str:
+        return os.path.join(self.exec_root, "bundles")
+
+    @property
+    def marks(self) -> str:
+        return os.path.join(self.exec_root, "marks")
+
+    def cgroup(self, identity: str, parent: str = "") -> str:
+        """The path of a container's cgroup, as in `linux.cgroupsPath`."""
+        return f"/{(parent or self.cgroup_parent).strip('/')}/{identity}"

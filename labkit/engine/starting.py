@@ -1,0 +1,169 @@
+"""Start: from a container's record to its running process (moby `daemon/start.go`).
+
+Reads what the plan depends on (image layers, users, devices), writes the bundle, computes the plan and has the
+spawner carry it out.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from labkit.engine import spec, users
+from labkit.engine.container import Container
+from labkit.engine.models import ContainerRecord, DeviceMapping
+from labkit.engine.settings import Settings
+from labkit.errors import InvalidParameter, KernelError, LabkitError
+from labkit.kernel.seccomp import compile_oci, default_profile, to_oci
+from labkit.plan import Plan
+from labkit.runtime import plans
+from labkit.runtime.spawning import StartFailed
+
+Spec = dict[str, Any]
+_MODES = {"c": stat.S_ISCHR, "b": stat.S_ISBLK}
+
+
+def prepare(
+    container: Container, settings: Settings, machine: plans.Machine, lower: tuple[str, ...]
+) -> tuple[Spec, Plan]:
+    """Write the bundle of a container; returns its spec and the plan that starts it."""
+    record = container.record
+    devices = tuple(find_devices(record.HostConfig.Devices or []))
+    if record.HostConfig.Privileged:
+        devices = tuple(all_devices())
+    roots = (container.upper, *lower)
+    facts = spec.Facts(
+        root=container.rootfs,
+        directory=container.directory,
+        cgroups_path=settings.cgroup(record.Id, record.HostConfig.CgroupParent),
+        identity=identity(record, record.Config.User, roots),
+        machine=machine,
+        devices=devices,
+    )
+    filtered = seccomp_of(record, machine)
+    found = spec.build(record, facts, filtered)
+    write_bundle(container, found)
+    layers = layers_of(container, lower)
+    files = frozenset(mount["source"] for mount in found["mounts"] if os.path.isfile(mount["source"]))
+    rows, columns = record.HostConfig.ConsoleSize
+    return found, plans.start_plan(found, machine, layers, files, compiled(filtered), (rows, columns))
+
+
+def write_bundle(container: Container, found: Spec) -> None:
+    """The bundle's directory with its config.json and an empty rootfs (OCI runtime-spec bundle.md)."""
+    os.makedirs(container.rootfs, mode=0o710, exist_ok=True)
+    with open(os.path.join(container.bundle, "config.json"), "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(found), indent=1))
+
+
+def layers_of(container: Container, lower: tuple[str, ...]) -> plans.Layers:
+    """The layers with the read-only ones named from their common directory: mount(2) takes a page of options."""
+    base = os.path.commonpath([os.path.dirname(path) for path in lower])
+    relative = tuple(os.path.relpath(path, base) for path in lower)
+    return plans.Layers(base, relative, container.upper, container.work)
+
+
+def identity(record: ContainerRecord, user: str, roots: Iterable[str]) -> users.Identity:
+    """Who `user` is by the container's own files."""
+    roots = tuple(roots)
+    passwd = users.read_layered(roots, "etc/passwd")
+    group = users.read_layered(roots, "etc/group")
+    return users.resolve(user, passwd, group, record.HostConfig.GroupAdd or ())
+
+
+def find_devices(mappings: list[DeviceMapping]) -> Iterable[Spec]:
+    """The host's devices that `--device` names, as nodes to make and rules to permit them."""
+    for mapping in mappings:
+        source, target = mapping.PathOnHost, mapping.PathInContainer or mapping.PathOnHost
+        try:
+            status = os.stat(source)
+        except OSError as error:
+            raise InvalidParameter(
+                f'error gathering device information while adding custom device "{source}": no such file or directory'
+            ) from error
+        yield _device(target, status, mapping.CgroupPermissions or "rwm")
+
+
+def _device(target: str, status: os.stat_result, access: str) -> Spec:
+    kind = next((letter for letter, matches in _MODES.items() if matches(status.st_mode)), "")
+    if not kind:
+        raise InvalidParameter(
+            f'error gathering device information while adding custom device "{target}": not a device node'
+        )
+    numbers = {"major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev)}
+    node = {"path": target, "type": kind, **numbers, "fileMode": stat.S_IMODE(status.st_mode)}
+    node |= {"uid": status.st_uid, "gid": status.st_gid}
+    return {"node": node, "rule": {"allow": True, "type": kind, **numbers, "access": access}}
+
+
+def all_devices() -> Iterable[Spec]:
+    """The host's devices, for `--privileged`; terminals and shared memory are the container's own."""
+    for folder, folders, files in os.walk("/dev"):
+        if folder == "/dev":
+            folders[:] = [name for name in folders if name not in ("pts", "shm", "mqueue", "fd", ".lxc", ".udev")]
+        for name in files:
+            path = os.path.join(folder, name)
+            status = os.lstat(path)
+            if (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)) and path != "/dev/console":
+                yield _device(path, status, "rwm")
+
+
+def seccomp_of(record: ContainerRecord, machine: plans.Machine) -> Spec | None:
+    """The container's system-call filter in OCI form: Docker's default, one from a file, or none."""
+    host = record.HostConfig
+    options = [option for option in host.SecurityOpt or [] if option.startswith(("seccomp=", "seccomp:"))]
+    chosen = options[-1][8:] if options else ""
+    if host.Privileged or chosen == "unconfined":
+        return None
+    names = plans.known_capabilities(spec.wanted_capabilities(host), machine)
+    try:
+        return _seccomp(chosen, frozenset(names))
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+        raise InvalidParameter(f"Decoding seccomp profile failed: {error}") from error
+
+
+@lru_cache(maxsize=16)
+def _seccomp(profile: str, names: frozenset[str]) -> Spec:
+    found = msgspec.json.decode(profile, type=dict[str, Any]) if profile else default_profile()
+    release = os.uname().release.split(".")
+    return to_oci(found, names, (int(release[0]), int(release[1].split("-")[0])), os.uname().machine)
+
+
+_compiled: dict[bytes, bytes] = {}
+
+
+def compiled(filtered: Spec | None) -> bytes:
+    """The filter as BPF, compiled once for each content."""
+    if filtered is None:
+        return b""
+    key = msgspec.json.encode(filtered)
+    if key not in _compiled:
+        _compiled[key] = compile_oci(filtered, os.uname().machine)
+    return _compiled[key]
+
+
+def explain_failure(container: Container, error: LabkitError) -> tuple[LabkitError, int]:
+    """What a client is told of a start that failed, in dockerd's words where clients match on them; the exit code."""
+    cause = error.cause if isinstance(error, StartFailed) else error
+    if not isinstance(cause, KernelError):
+        return error, 128
+    prefix = "failed to create task for container: failed to create shim task: OCI runtime create failed: "
+    if cause.operation != "Execute":
+        return LabkitError(f"{prefix}{cause}"), 128
+    reason, code = exec_failure(cause, container.record.Path)
+    return InvalidParameter(f"{prefix}unable to start container process: {reason}: unknown"), code
+
+
+def exec_failure(cause: KernelError, program: str) -> tuple[str, int]:
+    """runc's words for an execve(2) that failed, and the shell's exit status for it (126, 127)."""
+    if cause.errno == errno.ENOENT and "/" not in program:
+        return f'exec: "{program}": executable file not found in $PATH', 127
+    if cause.errno in (errno.ENOENT, errno.ENOTDIR):
+        return f'exec: "{program}": stat {program}: no such file or directory', 127
+    return f'exec: "{program}": {os.strerror(cause.errno).lower()}', 126

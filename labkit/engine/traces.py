@@ -1,0 +1,146 @@
+"""The recent traces: what each request did, kept as data and told on demand (`GET /labkit/traces`).
+
+Records of executed plans are kept as they came and turned into spans when somebody asks: a start pays for the
+recording only.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from labkit.plan import Plan, Record
+from labkit.trace import TraceContext
+
+KEPT = 200
+_UNKEPT = ("/_ping", "/labkit/")
+"""Requests that are asked about nothing: they would push out those that matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSpan:
+    """An HTTP request that was answered. Times are nanoseconds since the epoch."""
+
+    context: TraceContext
+    method: str
+    path: str
+    status: int
+    began: int
+    ended: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSpan:
+    """A plan that was executed: its records' times plus `offset` are nanoseconds since the epoch."""
+
+    context: TraceContext
+    subject: str
+    plan: Plan
+    records: tuple[Record, ...]
+    offset: int
+    pids: dict[str, int]
+    exec_at: int = 0
+
+
+@dataclass(slots=True)
+class Trace:
+    """All that happened under one trace ID, in the order in which it ended."""
+
+    trace_id: str
+    requests: list[RequestSpan] = field(default_factory=list)
+    plans: list[PlanSpan] = field(default_factory=list)
+
+
+class Traces:
+    """The last traces, by ID, and which of them concern a container."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, Trace] = OrderedDict()
+
+    def request(self, span: RequestSpan) -> None:
+        if not span.path.startswith(_UNKEPT):
+            self._trace(span.context.trace_id).requests.append(span)
+
+    def plan(self, span: PlanSpan) -> None:
+        self._trace(span.context.trace_id).plans.append(span)
+
+    def _trace(self, trace_id: str) -> Trace:
+        trace = self._kept.setdefault(trace_id, Trace(trace_id))
+        self._kept.move_to_end(trace_id)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return trace
+
+    def get(self, trace_id: str) -> Trace | None:
+        return self._kept.get(trace_id)
+
+    def last(self) -> Trace | None:
+        """The most recent trace that did something to the machine, else the most recent one."""
+        acted = next((trace for trace in reversed(self._kept.values()) if trace.plans), None)
+        return acted or next(reversed(self._kept.values()), None)
+
+    def about(self, subject: str) -> list[Trace]:
+        """The traces in which a plan was executed for a container, oldest first."""
+        return [trace for trace in self._kept.values() if any(plan.subject == subject for plan in trace.plans)]
+
+    def all(self) -> Iterator[Trace]:
+        return iter(self._kept.values())
+
+
+def to_json(trace: Trace) -> dict[str, Any]:
+    """The trace as `GET /labkit/traces/{id}` gives it."""
+    return {
+        "trace_id": trace.trace_id,
+        "requests": [
+            {
+                "span_id": span.context.span_id,
+                "parent_id": span.context.parent_id,
+                "method": span.method,
+                "path": span.path,
+                "status": span.status,
+                "began": span.began,
+                "ended": span.ended,
+            }
+            for span in trace.requests
+        ],
+        "plans": [_plan_to_json(span) for span in trace.plans],
+    }
+
+
+def _plan_to_json(span: PlanSpan) -> dict[str, Any]:
+    return {
+        "span_id": span.context.span_id,
+        "parent_id": span.context.parent_id,
+        "name": span.plan.name,
+        "subject": span.subject,
+        "pids": span.pids,
+        "exec_at": span.exec_at + span.offset if span.exec_at else 0,
+        "operations": [_operation_to_json(span, record) for record in span.records],
+    }
+
+
+def _operation_to_json(span: PlanSpan, record: Record) -> dict[str, Any]:
+    step = span.plan.steps[record.place]
+    return {
+        "actor": step.actor,
+        "name": type(step.operation).__name__,
+        "describe": step.operation.describe(),
+        "shell": step.operation.shell(),
+        "man": step.operation.man,
+        "result": record.result,
+        "error": record.error,
+        "began": record.began + span.offset,
+        "ended": record.ended + span.offset,
+        "calls": [
+            {
+                "name": name,
+                "arguments": arguments,
+                "result": result,
+                "errno": errno,
+                "microseconds": (ended - began) / 1000,
+            }
+            for name, arguments, result, errno, began, ended in record.calls
+        ],
+    }

@@ -1,0 +1,90 @@
+"""Who a container runs as: a User such as `www-data:www-data` looked up in the container's own passwd and group.
+
+passwd(5), group(5); rules as moby `daemon/oci_linux.go` and runc's `libcontainer/user`. The files are read
+through the container's layers, beneath their roots: an image's links can't lead to the host's files.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from labkit.errors import InvalidParameter
+from labkit.kernel import paths
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A resolved user: numbers, supplementary groups, home directory."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    home: str = "/"
+
+
+def read_layered(roots: Iterable[str], path: str, limit: int = 1 << 20) -> str:
+    """A text file as an overlay of `roots` (topmost first) would show it; empty if there is none.
+
+    A whiteout (a 0:0 character device) ends the search. At most `limit` bytes are read.
+    """
+    for root in roots:
+        directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = paths.openat2(directory, path, os.O_RDONLY | os.O_NONBLOCK, resolve=paths.RESOLVE_IN_ROOT)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            if error.errno == 6:  # ENXIO: a device without a driver, which is what a whiteout is
+                return ""
+            raise
+        finally:
+            os.close(directory)
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return ""
+            return file.read(limit).decode("utf-8", "replace")
+    return ""
+
+
+def resolve(user: str, passwd: str, group: str, added: Iterable[str] = ()) -> Identity:
+    """The identity that `user` (name or uid, optionally `:group`) has by these files. Raises InvalidParameter."""
+    name, _, group_name = user.partition(":")
+    entries = [line.split(":") for line in passwd.splitlines() if line.count(":") >= 6]
+    groups = [line.split(":") for line in group.splitlines() if line.count(":") >= 3]
+    entry = _find(entries, name or "0")
+    if entry is None and not _is_id(name or "0"):
+        raise InvalidParameter(f"unable to find user {name}: no matching entries in passwd file")
+    uid = int(entry[2]) if entry else int(name or 0)
+    gid = int(entry[3]) if entry else 0
+    home = entry[5] if entry and entry[5] else "/"
+    if group_name:
+        gid = _group_id(groups, group_name)
+        supplementary: tuple[int, ...] = ()
+    else:
+        login = entry[0] if entry else ""
+        supplementary = tuple(int(g[2]) for g in groups if login and login in g[3].split(",") and _is_id(g[2]))
+    extra = tuple(_group_id(groups, wanted) for wanted in added)
+    return Identity(uid, gid, tuple(dict.fromkeys((gid, *supplementary, *extra))), home)
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) < 1 << 31
+
+
+def _find(entries: list[list[str]], name: str) -> list[str] | None:
+    """An entry by name, else by number; entries whose numbers aren't numbers don't count."""
+    usable = [entry for entry in entries if _is_id(entry[2]) and _is_id(entry[3])]
+    by_name = next((entry for entry in usable if entry[0] == name), None)
+    return by_name or next((entry for entry in usable if _is_id(name) and int(entry[2]) == int(name)), None)
+
+
+def _group_id(groups: list[list[str]], wanted: str) -> int:
+    for entry in groups:
+        if entry[0] == wanted and _is_id(entry[2]):
+            return int(entry[2])
+    if _is_id(wanted):
+        return int(wanted)
+    raise InvalidParameter(f"unable to find group {wanted}: no matching entries in group file")

@@ -1,0 +1,254 @@
+"""What may be asked of a container: Docker's rules and words, and a clear no for what labkit can't do yet.
+
+moby `daemon/container.go`, `daemon/daemon_unix.go`, `runconfig/`. Nothing that a client asks for is ignored: it
+is done, refused, or named in a warning.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from typing import Any
+
+from labkit.engine.models import Config, HostConfig
+from labkit.engine.spec import wanted_capabilities
+from labkit.errors import InvalidParameter, NotFound, NotImplementedByLabkit
+from labkit.kernel.capabilities import NUMBERS
+from labkit.kernel.process import RLIMITS
+
+NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+LEAST_MEMORY = 6 << 20
+_SYSCTLS = ("net.", "fs.mqueue.")
+_IPC_SYSCTLS = {
+    "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
+    "kernel.shmmni", "kernel.shm_rmid_forced",
+}  # fmt: skip
+
+
+def check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise InvalidParameter(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+
+
+def parse_signal(text: str) -> int:
+    """A signal by number or name, with or without SIG. Raises InvalidParameter in Docker's words."""
+    if text.isdigit() and int(text) in {int(number) for number in signal.valid_signals()}:
+        return int(text)
+    name = text.upper().removeprefix("SIG")
+    offset = re.fullmatch(r"RT(MIN|MAX)(?:([+-])(\d+))?", name)
+    if offset:
+        base = signal.SIGRTMIN if offset[1] == "MIN" else signal.SIGRTMAX
+        return int(base) + int(f"{offset[2] or ''}{offset[3] or 0}")
+    found = getattr(signal, f"SIG{name}", None)
+    if not isinstance(found, signal.Signals):
+        raise InvalidParameter(f"Invalid signal: {text}")
+    return int(found)
+
+
+def check(config: Config, host: HostConfig) -> list[str]:
+    """Refuse what can't be done; returns the warnings that `docker create` prints."""
+    _check_config(config)
+    _check_resources(host)
+    _check_security(host)
+    _check_unsupported(host)
+    return _check_modes(config, host)
+
+
+def _check_config(config: Config) -> None:
+    if config.WorkingDir and not config.WorkingDir.startswith("/"):
+        raise InvalidParameter(
+            f"the working directory '{config.WorkingDir}' is invalid, it needs to be an absolute path"
+        )
+    if config.StopSignal:
+        parse_signal(config.StopSignal)
+    for entry in config.Env or []:
+        if entry.startswith("=") or "\0" in entry:
+            raise InvalidParameter(f"invalid environment variable: {entry}")
+    if len(config.Hostname) > 64:
+        raise InvalidParameter(f"invalid hostname {config.Hostname!r}: at most 64 bytes, see sethostname(2)")
+
+
+def _check_resources(host: HostConfig) -> None:
+    if 0 < host.Memory < LEAST_MEMORY:
+        raise InvalidParameter("Minimum memory limit allowed is 6MB")
+    if host.Memory < 0:
+        raise InvalidParameter(f"invalid memory limit {host.Memory}: it can not be negative")
+    if host.Memory > 0 and 0 < host.MemorySwap < host.Memory:
+        raise InvalidParameter("Minimum memoryswap limit should be larger than memory limit, see usage")
+    if not host.Memory and host.MemorySwap > 0:
+        raise InvalidParameter("You should always set the Memory limit when using Memoryswap limit, see usage")
+    if host.MemoryReservation and host.Memory and host.MemoryReservation > host.Memory:
+        raise InvalidParameter("Minimum memory limit can not be less than memory reservation limit, see usage")
+    if host.ShmSize < 0:
+        raise InvalidParameter("SHM size can not be less than 0")
+    _check_cpu(host)
+    if not -1000 <= host.OomScoreAdj <= 1000:
+        raise InvalidParameter(f"Invalid value {host.OomScoreAdj}, range for oom score adj is [-1000, 1000]")
+    for limit in host.Ulimits or []:
+        if f"RLIMIT_{limit.Name.upper()}" not in RLIMITS:
+            raise InvalidParameter(f"invalid ulimit type: {limit.Name}")
+        if limit.Soft > limit.Hard >= 0:
+            raise InvalidParameter(
+                f"ulimit soft limit must be less than or equal to hard limit: {limit.Soft} > {limit.Hard}"
+            )
+
+
+def _check_cpu(host: HostConfig) -> None:
+    count = os.cpu_count() or 1
+    if host.NanoCpus and (host.CpuPeriod or host.CpuQuota):
+        raise InvalidParameter("Conflicting options: Nano CPUs and CPU Period cannot both be set")
+    if host.NanoCpus < 0 or host.NanoCpus > count * 10**9:
+        raise InvalidParameter(f"range of CPUs is from 0.01 to {count:.2f}, as there are only {count} CPUs available")
+    if host.CpuPeriod and not 1000 <= host.CpuPeriod <= 1000000:
+        raise InvalidParameter("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+    if 0 < host.CpuQuota < 1000:
+        raise InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    for cpu in parse_cpu_list(host.CpusetCpus):
+        if cpu >= count:
+            raise InvalidParameter(
+                f"Requested CPUs are not available - requested {host.CpusetCpus}, available: 0-{count - 1}"
+            )
+
+
+def parse_cpu_list(text: str) -> list[int]:
+    """A list such as `0-2,4` (cpuset(7), List format). Raises InvalidParameter."""
+    found: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        if not (first.isdigit() and (last or first).isdigit()):
+            raise InvalidParameter(f"Invalid value {text} for cpuset cpus")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def _check_security(host: HostConfig) -> None:
+    for names in (host.CapAdd, host.CapDrop):
+        for name in names or []:
+            upper = name.upper()
+            full = upper if upper.startswith("CAP_") else f"CAP_{upper}"
+            if full != "CAP_ALL" and full not in NUMBERS:
+                raise InvalidParameter(f'invalid capability: "{name}"')
+    wanted_capabilities(host)
+    for option in host.SecurityOpt or []:
+        name = re.split("[=:]", option, maxsplit=1)[0]
+        if name not in ("no-new-privileges", "seccomp", "label", "apparmor"):
+            raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
+    for key in host.Sysctls or {}:
+        allowed = key.startswith(_SYSCTLS) or key in _IPC_SYSCTLS
+        if not allowed:
+            raise InvalidParameter(f"sysctl {key!r} is not in a separate kernel namespace")
+        if key.startswith("net.") and host.NetworkMode == "host":
+            raise InvalidParameter(f"sysctl {key!r} not allowed in host network namespace")
+
+
+_LATER = {
+    "Binds": "bind mounts and volumes",
+    "Mounts": "bind mounts and volumes",
+    "VolumesFrom": "volumes",
+    "PortBindings": "published ports",
+    "PublishAllPorts": "published ports",
+    "Links": "links",
+    "Init": "--init",
+    "DeviceRequests": "device requests (--gpus)",
+    "DeviceCgroupRules": "--device-cgroup-rule",
+    "BlkioWeight": "block I/O limits",
+    "BlkioWeightDevice": "block I/O limits",
+    "BlkioDeviceReadBps": "block I/O limits",
+    "BlkioDeviceWriteBps": "block I/O limits",
+    "BlkioDeviceReadIOps": "block I/O limits",
+    "BlkioDeviceWriteIOps": "block I/O limits",
+    "CpuRealtimePeriod": "real-time CPU limits",
+    "CpuRealtimeRuntime": "real-time CPU limits",
+    "StorageOpt": "storage options",
+    "VolumeDriver": "volume drivers",
+}
+"""Fields of HostConfig that ask for something that labkit can't do yet, and what that is."""
+
+
+def _check_unsupported(host: HostConfig) -> None:
+    for name, what in _LATER.items():
+        if getattr(host, name):
+            raise NotImplementedByLabkit(f"labkit has no {what} yet (HostConfig.{name}): leave it out")
+    if host.RestartPolicy.Name not in ("", "no"):
+        raise NotImplementedByLabkit(f"labkit has no restart policies yet ({host.RestartPolicy.Name}): leave it out")
+    if host.LogConfig.Type not in ("", "json-file", "none"):
+        raise NotImplementedByLabkit(f"labkit has no log driver {host.LogConfig.Type} yet: use json-file or none")
+    if host.LogConfig.Config:
+        raise NotImplementedByLabkit(
+            f"labkit has no log options yet ({', '.join(host.LogConfig.Config)}): leave them out"
+        )
+    if host.Runtime not in ("", "labkit"):
+        raise InvalidParameter(f"unknown or invalid runtime name: {host.Runtime}")
+    if host.UsernsMode not in ("", "host"):
+        raise InvalidParameter(f"invalid user namespace mode: {host.UsernsMode}")
+
+
+def _check_modes(config: Config, host: HostConfig) -> list[str]:
+    warnings = []
+    modes: tuple[tuple[str, str, set[str]], ...] = (
+        ("PID", host.PidMode, {"", "host"}),
+        ("IPC", host.IpcMode, {"", "host", "private", "shareable", "none"}),
+        ("UTS", host.UTSMode, {"", "host"}),
+        ("cgroup namespace", host.CgroupnsMode, {"", "host", "private"}),
+    )
+    for what, mode, known in modes:
+        if mode.startswith("container:"):
+            raise NotImplementedByLabkit(f"labkit can't share the {what} namespace of a container yet ({mode})")
+        if mode not in known:
+            raise InvalidParameter(f"invalid {what} mode: {mode}")
+    warnings += _check_network(host)
+    if config.Healthcheck and (config.Healthcheck.Test or ["NONE"])[0] != "NONE":
+        warnings.append("labkit does not run health checks yet: the container will have no health status.")
+    if config.Volumes:
+        paths = ", ".join(sorted(config.Volumes))
+        warnings.append(f"labkit has no volumes yet: {paths} is part of the container's writable layer.")
+    return warnings
+
+
+def _check_network(host: HostConfig) -> list[str]:
+    mode = host.NetworkMode
+    if mode in ("none", "host"):
+        return []
+    if mode in ("", "default", "bridge"):
+        return ["labkit has no bridge networks yet: the container gets a loopback link only (as with --network none)."]
+    if mode.startswith("container:"):
+        raise NotImplementedByLabkit(f"labkit can't share the network of a container yet ({mode})")
+    raise NotFound(f"network {mode} not found")
+
+
+def check_log_driver(host: HostConfig) -> None:
+    """Reading logs needs a driver that keeps them."""
+    if host.LogConfig.Type == "none":
+        raise NotImplementedByLabkit("configured logging driver does not support reading")
+
+
+def default_host_config(host: HostConfig | None) -> HostConfig:
+    """What dockerd fills in when a container is created."""
+    found = host or HostConfig()
+    found.NetworkMode = found.NetworkMode or "default"
+    found.IpcMode = found.IpcMode or "private"
+    found.RestartPolicy.Name = found.RestartPolicy.Name or "no"
+    found.LogConfig.Type = found.LogConfig.Type or "json-file"
+    found.Runtime = found.Runtime or "labkit"
+    found.ShmSize = found.ShmSize or 64 << 20
+    return found
+
+
+def merge_image(config: Config, image: dict[str, Any]) -> None:
+    """Fill a Config with what its image's config says (moby `daemon/commit.go`, merge)."""
+    config.User = config.User or image.get("User") or ""
+    config.WorkingDir = config.WorkingDir or image.get("WorkingDir") or ""
+    config.ExposedPorts = {**(image.get("ExposedPorts") or {}), **(config.ExposedPorts or {})} or config.ExposedPorts
+    config.Labels = {**(image.get("Labels") or {}), **(config.Labels or {})}
+    config.Volumes = {**(image.get("Volumes") or {}), **(config.Volumes or {})} or None
+    named = {entry.split("=", 1)[0] for entry in config.Env or []}
+    inherited = [entry for entry in image.get("Env") or [] if entry.split("=", 1)[0] not in named]
+    config.Env = [*(config.Env or []), *inherited]
+    if config.Entrypoint is None or config.Entrypoint == []:
+        if not config.Cmd:
+            config.Cmd = image.get("Cmd")
+        if config.Entrypoint is None:
+            config.Entrypoint = image.get("Entrypoint")
+    if not config.StopSignal and image.get("StopSignal"):
+        config.StopSignal = image["StopSignal"]
