@@ -84,7 +84,6 @@ class _Arrivals:
         self._path = path
         self._tty = tty
         self._proxy = proxy
-        self._ends = 0
 
     def take(self, number: int) -> None:
         if number == signal.SIGWINCH and self._tty:
@@ -98,9 +97,10 @@ class _Arrivals:
         except (NotFound, Conflict):
             return  # it has just ended; its exit status is on its way
         if number in (signal.SIGINT, signal.SIGTERM):
-            self._ends += 1
-            if self._ends >= self._session.streams.patience:
-                raise StatusError(f"got {self._ends} SIGTERM/SIGINTs, forcefully exiting")
+            streams = self._session.streams
+            streams.interrupts += 1
+            if streams.interrupts >= streams.patience:
+                raise StatusError(f"got {streams.interrupts} SIGTERM/SIGINTs, forcefully exiting")
 
     def lingers(self) -> None:
         """The container has not ended on the signals it was sent."""

@@ -14,7 +14,10 @@ class Streams(ABC):
     stdin: int | None = None  # a descriptor, if there is input
     stdin_is_terminal = False
     stdout_is_terminal = False
+    has_terminal = True  # a tty can be asked for, even if standard input isn't one
+    takes_archives = True  # bytes that are no text may be written to standard output
     no_tty = "the input device is not a TTY"
+    interrupts = 0  # how many SIGINT and SIGTERM have been forwarded
     patience = 3  # so many SIGINT or SIGTERM end a command whatever its container does
 
     @abstractmethod
@@ -49,6 +52,7 @@ class TerminalStreams(Streams):
     def __init__(self) -> None:
         self.stdin_is_terminal = os.isatty(0)
         self.stdout_is_terminal = os.isatty(1)
+        self.takes_archives = not self.stdout_is_terminal
 
     def signals(self) -> list[int]:
         from labkit.client.signals import forwarded_signals

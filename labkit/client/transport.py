@@ -30,8 +30,8 @@ class Address(NamedTuple):
 
 def parse_host(host: str) -> Address:
     """An address out of `DOCKER_HOST` syntax (`unix:///path`, `tcp://host:port`); InvalidParameter otherwise."""
-    scheme, separator, rest = host.partition("://")
-    if not separator or not rest:
+    scheme, _, rest = host.partition("://") if "://" in host else ("tcp", "", host)
+    if not rest:
         raise InvalidParameter(f"unable to parse docker host `{host}`")
     if scheme == "unix":
         return Address("unix", rest, 0, host)

@@ -1,1 +1,1 @@
-"""labkit in IPython: magics, completion and rich display."""
+"""labkit in IPython: the magics, their completion, and how SDK objects look. Talks to the engine over HTTP only."""

@@ -71,7 +71,7 @@ def _progress_line(message: dict[str, Any], terminal: bool) -> str:
 
 def save(session: Session, given: Invocation) -> None:
     path = given.text("output")
-    if not path and session.streams.stdout_is_terminal:
+    if not path and not session.streams.takes_archives:
         raise StatusError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
     names = given.arguments
     query = {"names": names, "platform": _platform(given)}

@@ -114,8 +114,9 @@ def _report(session: Session, error: LabkitError, status: int) -> StatusError:
 
 
 def check_tty(session: Session, attach_stdin: bool, tty: bool) -> None:
-    """StatusError, in Docker's words, if a tty is wanted and standard input is none."""
-    if attach_stdin and tty and not session.streams.stdin_is_terminal:
+    """StatusError if a tty is wanted where there is none, or standard input is to be one and isn't."""
+    streams = session.streams
+    if tty and (not streams.has_terminal or (attach_stdin and not streams.stdin_is_terminal)):
         raise StatusError(session.streams.no_tty)
 
 
