@@ -130,7 +130,7 @@ def _run_own(session: Session, found: Found) -> int:
     from importlib import import_module
 
     if found.path == ("daemon",):
-        return int(import_module("labkit.engine.daemon").main(found.rest))
+        return int(import_module("labkit.api.daemon").main(found.rest))
     return int(import_module("labkit.explain").main(session.client, found.rest))
 
 

@@ -29,7 +29,7 @@ class Container:
         self.run = Run(self.log, record.Config.Tty)
         self.removed = asyncio.Event()
         self.execs: dict[str, Exec] = {}
-        self.stopping = False
+        self.saved = 0
 
     def _open_log(self) -> LogFile | None:
         return None if self.record.HostConfig.LogConfig.Type == "none" else LogFile(self.log_path)
@@ -67,6 +67,7 @@ class Container:
     def save(self, durable: bool = False) -> None:
         """Write the record. Without `durable` it survives the daemon's death, though not a power loss."""
         disk.write_json(os.path.join(self.directory, "container.json"), self.record, durable)
+        self.saved += 1
 
     def attributes(self, **more: str) -> dict[str, str]:
         """The attributes of its events."""

@@ -44,7 +44,7 @@ class Exec:
     async def start(self, engine: Engine, size: tuple[int, int], attach: bool, context: TraceContext) -> None:
         """Run the process. `attach` says that somebody wants its streams. Raises what kept it from starting."""
         if self.started:
-            raise Conflict(f"exec command {self.id} is already running" if self.code is None else self._over())
+            raise Conflict(self.already())
         check_running(self.container)
         self.started = True
         command = " ".join(self.body.Cmd or [])
@@ -55,8 +55,9 @@ class Exec:
             self._fail(error)
             raise self.explain(error) from error
 
-    def _over(self) -> str:
-        return f"exec command {self.id} has already run"
+    def already(self) -> str:
+        """Why it can't be started (again)."""
+        return f"exec command {self.id} " + ("is already running" if self.code is None else "has already run")
 
     async def _start(self, engine: Engine, size: tuple[int, int], attach: bool, context: TraceContext) -> None:
         body = self.body

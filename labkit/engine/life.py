@@ -131,7 +131,6 @@ def span(
 def _running(container: Container, pid: int, pidfd: int, descriptors: dict[str, int], began: int) -> None:
     container.record.State = State(Status="running", Running=True, Pid=pid, StartedAt=rfc3339(began))
     container.record.Starting = False
-    container.stopping = False
     container.save()
     container.run.begin(pid, pidfd, descriptors, container.marks)
 
@@ -234,7 +233,6 @@ async def stop(engine: Engine, container: Container, timeout: int | None = None,
     if not run.running:
         raise NotModified(f"container {container.id} is not running")
     config = container.record.Config
-    container.stopping = True
     number = validation.parse_signal(signal or config.StopSignal or "SIGTERM")
     seconds = (
         timeout

@@ -1,0 +1,250 @@
+"""The container routes of the Engine API, a thin border over `labkit.engine` (moby `api/server/router/container`)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from labkit.api.http import Answer, Hijack, Hijacked, Request, Response, Route, Stream, json_response
+from labkit.engine import attaching, life, processes, reading, validation, views
+from labkit.engine.clock import parse_rfc3339, parse_timestamp
+from labkit.engine.container import Container
+from labkit.engine.engine import Engine
+from labkit.engine.logs import Selection
+from labkit.engine.models import CreateBody
+from labkit.errors import Conflict, InvalidParameter, NotFound
+
+RAW = "application/vnd.docker.raw-stream"
+MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
+NO_CONTENT = Response(204)
+
+
+class Containers:
+    """The routes, over one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._summaries = views.Summaries()
+
+    async def listed(self, request: Request) -> Answer:
+        engine = self.engine
+        filters = request.filters()
+        limit = request.number("limit", 0) or 0
+        wanted = views.Filter(filters, self._bounds(filters), self._ancestors(filters))
+        everything = request.flag("all") or limit > 0 or wanted.all_states
+        found = sorted(engine.containers.values(), key=lambda one: one.record.Created, reverse=True)
+        if not everything:
+            found = [one for one in found if one.record.State.Running]
+        if filters:
+            found = [one for one in found if wanted.passes(one)]
+        now = time.time()
+        tags = {tag: image.id for image in engine.images.list() for tag in image.repo_tags}
+        shown = [self._summary(one, tags, now, request.flag("size")) for one in found[: limit or None]]
+        return json_response(shown)
+
+    def _bounds(self, filters: dict[str, list[str]]) -> dict[str, float]:
+        bounds = {}
+        for name in ("before", "since"):
+            if filters.get(name):
+                bounds[name] = parse_rfc3339(self.engine.find(filters[name][0]).record.Created) / 1e9
+        return bounds
+
+    def _ancestors(self, filters: dict[str, list[str]]) -> set[str]:
+        found = set()
+        for reference in filters.get("ancestor", ()):
+            try:
+                found.add(self.engine.images.resolve(reference).id)
+            except NotFound:
+                continue
+        return found
+
+    def _summary(self, container: Container, tags: dict[str, str], now: float, size: bool) -> Any:
+        image = views.image_name(container, tags)
+        if size:
+            written = views.tree_size(container.upper)
+            return views.summary(container, image, now) | {"SizeRw": written, "SizeRootFs": written}
+        return self._summaries.get(container, image, now)
+
+    async def create(self, request: Request) -> Answer:
+        body = await request.json(CreateBody)
+        container, warnings = await life.create(self.engine, body, request.text("name"), request.context)
+        return json_response({"Id": container.id, "Warnings": warnings}, 201)
+
+    async def inspect(self, request: Request) -> Answer:
+        container = self._find(request)
+        image = self.engine.images.resolve(container.record.Image)
+        lower = self.engine.images.lower_dirs(image)
+        return json_response(await asyncio.to_thread(views.inspect, container, lower, request.flag("size")))
+
+    async def start(self, request: Request) -> Answer:
+        await life.start(self.engine, self._find(request), request.context)
+        return NO_CONTENT
+
+    async def stop(self, request: Request) -> Answer:
+        await life.stop(self.engine, self._find(request), request.number("t"), request.text("signal"))
+        return NO_CONTENT
+
+    async def restart(self, request: Request) -> Answer:
+        container = self._find(request)
+        await life.restart(self.engine, container, request.number("t"), request.text("signal"), request.context)
+        return NO_CONTENT
+
+    async def kill(self, request: Request) -> Answer:
+        number = validation.parse_signal(request.text("signal") or "SIGKILL")
+        container = self._find(request)
+        run = container.run
+        await life.kill(self.engine, container, number)
+        if number == 9:
+            await run.exited.wait()
+        return NO_CONTENT
+
+    async def pause(self, request: Request) -> Answer:
+        await life.pause(self.engine, self._find(request), request.context)
+        return NO_CONTENT
+
+    async def unpause(self, request: Request) -> Answer:
+        await life.unpause(self.engine, self._find(request), request.context)
+        return NO_CONTENT
+
+    async def rename(self, request: Request) -> Answer:
+        await life.rename(self.engine, self._find(request), request.text("name"))
+        return NO_CONTENT
+
+    async def remove(self, request: Request) -> Answer:
+        if request.flag("link"):
+            raise InvalidParameter("Conflict, cannot remove the default link name of the container")
+        await life.remove(self.engine, self._find(request), request.flag("force"))
+        return NO_CONTENT
+
+    async def wait(self, request: Request) -> Answer:
+        container = self._find(request)
+        condition = request.text("condition")
+        if condition not in ("", "not-running", "next-exit", "removed"):
+            raise InvalidParameter(f'invalid condition: "{condition}"')
+        waiting = asyncio.ensure_future(life.wait(container, condition))
+        return Stream(_wait(waiting))
+
+    async def resize(self, request: Request) -> Answer:
+        container = self._find(request)
+        rows, columns = size_of(request)
+        if not container.run.running:
+            raise Conflict(f"cannot resize a stopped container: container {container.id} is not running")
+        container.run.resize(rows, columns)
+        self.engine.events.publish(
+            "container", "resize", container.id, container.attributes(height=str(rows), width=str(columns))
+        )
+        return NO_CONTENT
+
+    async def top(self, request: Request) -> Answer:
+        container = self._find(request)
+        return json_response(await processes.top(self.engine, container, request.text("ps_args")))
+
+    async def logs(self, request: Request) -> Answer:
+        container = self._find(request)
+        if not (request.flag("stdout") or request.flag("stderr")):
+            raise InvalidParameter("Bad parameters: you must choose at least one stream")
+        selection = Selection(
+            stdout=request.flag("stdout"),
+            stderr=request.flag("stderr"),
+            since=parse_timestamp(request.text("since")),
+            until=parse_timestamp(request.text("until")),
+            timestamps=request.flag("timestamps"),
+        )
+        tail = reading.parse_tail(request.text("tail"))
+        chunks = reading.read(container, selection, tail, request.flag("follow"))
+        return Stream(chunks, RAW if container.record.Config.Tty or request.version < (1, 42) else MULTIPLEXED)
+
+    async def attach(self, request: Request) -> Answer:
+        container = self._find(request)
+        if container.record.State.Paused:
+            raise Conflict(f"container {container.name} is paused, unpause the container before attach")
+        keys = attaching.parse_keys(request.text("detachKeys"))
+        streams = frozenset(name for name in ("stdin", "stdout", "stderr") if request.flag(name))
+        logs, stream = request.flag("logs"), request.flag("stream")
+
+        async def run(connection: Hijacked) -> None:
+            await self._attach(container, connection, streams if stream else frozenset(), keys, logs, stream)
+
+        multiplexed = not container.record.Config.Tty and request.version >= (1, 42)
+        return Hijack(run, MULTIPLEXED if multiplexed else RAW)
+
+    async def _attach(
+        self, container: Container, connection: Hijacked, streams: frozenset[str], keys: bytes, logs: bool, stream: bool
+    ) -> None:
+        self.engine.events.publish("container", "attach", container.id, container.attributes())
+        run = container.run
+
+        async def replay() -> None:
+            async for chunk in reading.read(container, Selection(), None, False):
+                connection.write(chunk)
+                await connection.drain()
+
+        if not stream:
+            await replay()
+            connection.close()
+            return
+        close = self._stdin_closer(container) if "stdin" in streams else _nothing
+        if await attaching.attach(run, connection, streams, keys, close, replay if logs else None):
+            self.engine.events.publish("container", "detach", container.id, container.attributes())
+
+    def _stdin_closer(self, container: Container) -> Callable[[], None]:
+        """What to do at the end of a client's input: close the container's, if it was to be open once only."""
+        run, config = container.run, container.record.Config
+
+        def close() -> None:
+            if config.StdinOnce and not config.Tty and run.running and run.stdin >= 0:
+                run.close_stdin()
+                self.engine.spawner.drop(container.id, "stdin")
+
+        return close
+
+    def _find(self, request: Request) -> Container:
+        return self.engine.find(request.params["id"])
+
+
+def _nothing() -> None:
+    return
+
+
+async def _wait(waiting: asyncio.Future[int]) -> AsyncIterator[bytes]:
+    """The answer of wait: its headers go out at once, the status when there is one."""
+    try:
+        yield msgspec.json.encode({"StatusCode": await waiting}) + b"\n"
+    finally:
+        waiting.cancel()
+
+
+def size_of(request: Request) -> tuple[int, int]:
+    """The rows and columns of a resize request."""
+    rows, columns = request.number("h"), request.number("w")
+    if rows is None or columns is None or not (0 <= rows < 65536 and 0 <= columns < 65536):
+        raise InvalidParameter(f"invalid terminal size: h={request.text('h')!r}, w={request.text('w')!r}")
+    return rows, columns
+
+
+def routes(engine: Engine) -> list[Route]:
+    """All routes about containers."""
+    one = Containers(engine)
+    table: list[tuple[str, str, Callable[[Request], Awaitable[Answer]]]] = [
+        ("GET", "/containers/json", one.listed),
+        ("POST", "/containers/create", one.create),
+        ("GET", "/containers/{id}/json", one.inspect),
+        ("POST", "/containers/{id}/start", one.start),
+        ("POST", "/containers/{id}/stop", one.stop),
+        ("POST", "/containers/{id}/restart", one.restart),
+        ("POST", "/containers/{id}/kill", one.kill),
+        ("POST", "/containers/{id}/pause", one.pause),
+        ("POST", "/containers/{id}/unpause", one.unpause),
+        ("POST", "/containers/{id}/rename", one.rename),
+        ("POST", "/containers/{id}/wait", one.wait),
+        ("POST", "/containers/{id}/resize", one.resize),
+        ("GET", "/containers/{id}/top", one.top),
+        ("GET", "/containers/{id}/logs", one.logs),
+        ("POST", "/containers/{id}/attach", one.attach),
+        ("DELETE", "/containers/{id}", one.remove),
+    ]
+    return [Route(method, pattern, answer) for method, pattern, answer in table]

@@ -1,0 +1,135 @@
+"""`labkit daemon`: the process that serves the Engine API (moby `cmd/dockerd`). Flags are named as dockerd's."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import grp
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+from labkit.api import containers, exec, hub, images, system, traces
+from labkit.api.http import Route, Server
+from labkit.engine.engine import Engine
+from labkit.engine.settings import Settings
+from labkit.errors import Forbidden, InvalidParameter, LabkitError
+
+log = logging.getLogger("labkit.daemon")
+MODULES: tuple[Callable[[Engine], list[Route]], ...] = (
+    system.routes,
+    containers.routes,
+    exec.routes,
+    images.routes,
+    hub.routes,
+    traces.routes,
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(prog="labkit daemon", description="Serve the Docker Engine API.")
+    add = found.add_argument
+    add("-H", "--host", action="append", default=[], metavar="unix://PATH", help="socket to listen on")
+    add("--data-root", default="/var/lib/labkit", help="where images and containers are kept")
+    add("--exec-root", default="/run/labkit", help="where the state of running containers is kept")
+    add("-p", "--pidfile", default="", help="file for the daemon's process ID (default: EXEC_ROOT/labkit.pid)")
+    add("--cgroup-parent", default="labkit", help="cgroup below which containers are put")
+    add("--live-restore", action="store_true", help="let containers run on when the daemon ends")
+    add("-l", "--log-level", default="info", choices=("debug", "info", "warn", "error"), help="how much to log")
+    add("--ready-fd", type=int, default=-1, help="descriptor to write `ready` to when the daemon listens")
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """Run the daemon until SIGTERM or SIGINT. Returns the exit status."""
+    options = parser().parse_args(argv)
+    logging.basicConfig(
+        level=options.log_level.upper().replace("WARN", "WARNING"),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    settings = Settings(
+        os.path.abspath(options.data_root),
+        os.path.abspath(options.exec_root),
+        options.cgroup_parent.strip("/"),
+        options.live_restore,
+    )
+    pidfile = options.pidfile or os.path.join(settings.exec_root, "labkit.pid")
+    hosts = options.host or [f"unix://{settings.exec_root}/labkit.sock"]
+    try:
+        asyncio.run(serve(settings, hosts, pidfile, options.ready_fd))
+    except LabkitError as error:
+        print(f"labkit daemon: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def serve(settings: Settings, hosts: list[str], pidfile: str, ready: int) -> None:
+    """Boot the engine, serve it, shut it down in order."""
+    if os.geteuid() != 0:
+        raise Forbidden("the daemon needs root to make namespaces, mounts and cgroups: run it with sudo")
+    engine = Engine(settings)
+    engine.boot()
+    routes = [route for module in MODULES for route in module(engine)]
+    server = Server(routes, traces.observer(engine))
+    paths = [await listen(server, host) for host in hosts]
+    with open(pidfile, "w", encoding="ascii") as file:
+        file.write(str(os.getpid()))
+    gc.collect()
+    gc.freeze()
+    if ready >= 0:
+        os.write(ready, b"ready\n")
+        os.close(ready)
+    log.info("API listen on %s", ", ".join(hosts))
+    await _told_to_end()
+    await _end(engine, server, [*paths, pidfile])
+
+
+async def listen(server: Server, host: str) -> str:
+    """Listen on a unix socket for root and the group `docker` (or `labkit`); returns its path."""
+    if not host.startswith("unix://"):
+        raise InvalidParameter(f"labkit can't listen on {host} yet: use unix:///PATH")
+    path = host.removeprefix("unix://")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    if os.path.lexists(path):
+        os.unlink(path)
+    mask = os.umask(0o117)
+    try:
+        sock.bind(path)
+    except OSError as error:
+        raise Forbidden(f"can't listen on {path}: {os.strerror(error.errno or 0)}") from error
+    finally:
+        os.umask(mask)
+    os.chown(path, 0, group())
+    await server.serve(sock)
+    return path
+
+
+def group() -> int:
+    """Whose members may use the socket: docker's if there is such a group, else labkit's, else root's."""
+    for name in ("docker", "labkit"):
+        try:
+            return grp.getgrnam(name).gr_gid
+        except KeyError:
+            continue
+    return 0
+
+
+async def _told_to_end() -> None:
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    await told.wait()
+
+
+async def _end(engine: Engine, server: Server, paths: list[str]) -> None:
+    log.info("shutting down")
+    await engine.shut_down()
+    await server.close()
+    engine.close()
+    for path in paths:
+        if os.path.lexists(path):
+            os.unlink(path)

@@ -1,0 +1,193 @@
+"""The system routes of the Engine API: ping, version, info, events (moby `api/server/router/system`)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from typing import Any
+
+import labkit
+from labkit.api.http import API_VERSION, MIN_API_VERSION, Answer, Request, Response, Route, Stream, json_response
+from labkit.engine.clock import now, parse_timestamp
+from labkit.engine.engine import Engine
+from labkit.errors import InvalidParameter
+
+_DOTTED = ".".join(map(str, API_VERSION))
+_LEAST = ".".join(map(str, MIN_API_VERSION))
+_PING_HEADERS = (
+    ("Cache-Control", "no-cache, no-store, must-revalidate"),
+    ("Pragma", "no-cache"),
+    ("Builder-Version", "1"),
+    ("Swarm", "inactive"),
+)
+
+
+class System:
+    """The routes, over one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.id = os.urandom(16).hex()
+        self._pong = Response(200, b"OK", "text/plain; charset=utf-8", _PING_HEADERS)
+
+    async def ping(self, request: Request) -> Answer:
+        return self._pong
+
+    async def version(self, request: Request) -> Answer:
+        return json_response(version())
+
+    async def info(self, request: Request) -> Answer:
+        return json_response(info(self.engine, self.id))
+
+    async def events(self, request: Request) -> Answer:
+        since, until = (parse_timestamp(request.text(name)) for name in ("since", "until"))
+        if until and since > until:
+            raise InvalidParameter("`since` time cannot be after `until` time")
+        return Stream(self.engine.events.follow(since, until, request.filters()))
+
+
+def version() -> dict[str, Any]:
+    """`GET /version`."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
+    details = {
+        "ApiVersion": _DOTTED,
+        "Arch": architecture(),
+        "KernelVersion": platform.release(),
+        "MinAPIVersion": _LEAST,
+        "Os": "linux",
+        "PythonVersion": python,
+    }
+    component = {"Name": "Engine", "Version": labkit.__version__, "Details": details}
+    return {
+        "Platform": {"Name": "labkit"},
+        "Components": [component],
+        "Version": labkit.__version__,
+        "ApiVersion": _DOTTED,
+        "MinAPIVersion": _LEAST,
+        "GitCommit": "",
+        "GoVersion": f"python{python}",
+        "Os": "linux",
+        "Arch": architecture(),
+        "KernelVersion": platform.release(),
+        "BuildTime": "",
+    }
+
+
+def architecture() -> str:
+    """The machine's architecture as Go calls it."""
+    machine = platform.machine()
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
+
+
+def info(engine: Engine, identity: str) -> dict[str, Any]:
+    """`GET /info`."""
+    states = [one.record.State for one in engine.containers.values()]
+    layout = engine.machine.cgroups
+    controllers = {name for name, _ in layout.v1} or set(_v2_controllers(layout.unified))
+    memory, cpu = "memory" in controllers, "cpu" in controllers
+    return {
+        "ID": identity,
+        "Containers": len(states),
+        "ContainersRunning": sum(state.Running and not state.Paused for state in states),
+        "ContainersPaused": sum(state.Paused for state in states),
+        "ContainersStopped": sum(not state.Running for state in states),
+        "Images": len(engine.images.list()),
+        "Driver": "overlay2",
+        "DriverStatus": [["Backing Filesystem", filesystem(engine.settings.data_root)]],
+        "Plugins": {"Volume": [], "Network": ["host", "null"], "Authorization": None, "Log": ["json-file", "none"]},
+        "MemoryLimit": memory,
+        "SwapLimit": memory and _has_swap_limit(layout.directory("memory", "")),
+        "CpuCfsPeriod": cpu,
+        "CpuCfsQuota": cpu,
+        "CPUShares": cpu,
+        "CPUSet": "cpuset" in controllers,
+        "PidsLimit": "pids" in controllers,
+        "IPv4Forwarding": _read("/proc/sys/net/ipv4/ip_forward") == "1",
+        "BridgeNfIptables": False,
+        "BridgeNfIp6tables": False,
+        "Debug": False,
+        "NFd": len(os.listdir("/proc/self/fd")),
+        "OomKillDisable": layout.version == 1,
+        "NGoroutines": len(engine.tasks),
+        "SystemTime": now(),
+        "LoggingDriver": "json-file",
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": str(layout.version),
+        "NEventsListener": len(engine.events.listeners),
+        "KernelVersion": platform.release(),
+        "OperatingSystem": operating_system(),
+        "OSVersion": "",
+        "OSType": "linux",
+        "Architecture": platform.machine(),
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "RegistryConfig": {"IndexConfigs": {}, "InsecureRegistryCIDRs": ["127.0.0.0/8"], "Mirrors": []},
+        "NCPU": len(os.sched_getaffinity(0)),
+        "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "GenericResources": None,
+        "DockerRootDir": engine.settings.data_root,
+        "HttpProxy": "",
+        "HttpsProxy": "",
+        "NoProxy": "",
+        "Name": os.uname().nodename,
+        "Labels": [],
+        "ExperimentalBuild": False,
+        "ServerVersion": labkit.__version__,
+        "Runtimes": {"labkit": {"path": "labkit-runtime"}},
+        "DefaultRuntime": "labkit",
+        "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": "",
+                  "RemoteManagers": None},
+        "LiveRestoreEnabled": engine.settings.live_restore,
+        "Isolation": "",
+        "InitBinary": "",
+        "ContainerdCommit": {"ID": "", "Expected": ""},
+        "RuncCommit": {"ID": "", "Expected": ""},
+        "InitCommit": {"ID": "", "Expected": ""},
+        "SecurityOptions": ["name=seccomp,profile=builtin", *(["name=cgroupns"] if layout.version == 2 else [])],
+        "Warnings": None,
+    }  # fmt: skip
+
+
+def _v2_controllers(unified: str) -> list[str]:
+    return _read(f"{unified}/cgroup.controllers").split()
+
+
+def _has_swap_limit(directory: str) -> bool:
+    return any(os.path.exists(f"{directory}/{name}") for name in ("memory.memsw.limit_in_bytes", "memory.swap.max"))
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def operating_system() -> str:
+    """The host's name for itself (os-release(5))."""
+    names = [line for line in _read("/etc/os-release").splitlines() if line.startswith("PRETTY_NAME=")]
+    return names[0].split("=", 1)[1].strip('"') if names else "Linux"
+
+
+def filesystem(path: str) -> str:
+    """The type of the filesystem that a directory is on (mountinfo in proc(5))."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in _read("/proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        if left.split()[2] == wanted:
+            return right.split()[0]
+    return "unknown"
+
+
+def routes(engine: Engine) -> list[Route]:
+    """All routes about the daemon itself."""
+    one = System(engine)
+    return [
+        Route("GET", "/_ping", one.ping),
+        Route("HEAD", "/_ping", one.ping),
+        Route("GET", "/version", one.version),
+        Route("GET", "/info", one.info),
+        Route("GET", "/events", one.events),
+    ]

@@ -1,0 +1,277 @@
+"""Containers as the API shows them: inspect and list (Engine API, `ContainerInspectResponse`, `ContainerSummary`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import msgspec
+
+from labkit.engine.clock import parse_rfc3339
+from labkit.engine.container import Container
+from labkit.engine.execs import Exec
+from labkit.engine.spec import MASKED, READONLY
+from labkit.errors import InvalidParameter
+
+View = dict[str, Any]
+_ENDPOINT: View = {
+    "IPAMConfig": None, "Links": None, "Aliases": None, "MacAddress": "", "DriverOpts": None, "GwPriority": 0,
+    "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "",
+    "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": None,
+}  # fmt: skip
+STATES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
+
+
+def inspect(container: Container, lower: tuple[str, ...], size: bool) -> View:
+    """`GET /containers/{id}/json`. `size` also measures the writable layer."""
+    record = container.record
+    host = msgspec.structs.replace(record.HostConfig)
+    if not host.Privileged:
+        host.MaskedPaths = list(MASKED) if host.MaskedPaths is None else host.MaskedPaths
+        host.ReadonlyPaths = list(READONLY) if host.ReadonlyPaths is None else host.ReadonlyPaths
+    view: View = {
+        "Id": record.Id,
+        "Created": record.Created,
+        "Path": record.Path,
+        "Args": record.Args,
+        "State": record.State,
+        "Image": record.Image,
+        "ResolvConfPath": f"{container.directory}/resolv.conf",
+        "HostnamePath": f"{container.directory}/hostname",
+        "HostsPath": f"{container.directory}/hosts",
+        "LogPath": container.log_path if container.log else "",
+        "Name": record.Name,
+        "RestartCount": record.RestartCount,
+        "Driver": "overlay2",
+        "Platform": record.Platform,
+        "MountLabel": record.MountLabel,
+        "ProcessLabel": record.ProcessLabel,
+        "AppArmorProfile": record.AppArmorProfile,
+        "ExecIDs": [one.id for one in container.execs.values() if one.run.running] or None,
+        "HostConfig": host,
+        "GraphDriver": graph_driver(container, lower),
+        "Mounts": [],
+        "Config": record.Config,
+        "NetworkSettings": network_settings(container),
+    }
+    if size:
+        written = tree_size(container.upper)
+        view |= {"SizeRw": written, "SizeRootFs": written + sum(map(tree_size, lower))}
+    return view
+
+
+def graph_driver(container: Container, lower: tuple[str, ...]) -> View:
+    """The directories behind the root. `MergedDir` is where the container's own mount namespace has it."""
+    data = {
+        "ID": container.id,
+        "LowerDir": ":".join(lower),
+        "MergedDir": container.rootfs,
+        "UpperDir": container.upper,
+        "WorkDir": container.work,
+    }
+    return {"Name": "overlay2", "Data": data}
+
+
+def network_name(container: Container) -> str:
+    """The network as the list shows it: `default` is Docker's name for bridge."""
+    mode = container.record.HostConfig.NetworkMode
+    return "bridge" if mode == "default" else mode
+
+
+def network_settings(container: Container) -> View:
+    running = container.record.State.Running
+    return {
+        "Bridge": "",
+        "SandboxID": "",
+        "SandboxKey": f"/proc/{container.run.pid}/ns/net" if running else "",
+        "Ports": {},
+        "HairpinMode": False,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": None,
+        "SecondaryIPv6Addresses": None,
+        "EndpointID": "",
+        "Gateway": "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "IPAddress": "",
+        "IPPrefixLen": 0,
+        "IPv6Gateway": "",
+        "MacAddress": "",
+        "Networks": {network_name(container): _ENDPOINT},
+    }
+
+
+def summary(container: Container, image: str, now: float) -> View:
+    """One container of `GET /containers/json`. `image` is the name to show for its image."""
+    record = container.record
+    return {
+        "Id": record.Id,
+        "Names": [record.Name],
+        "Image": image,
+        "ImageID": record.Image,
+        "Command": command(record.Path, record.Args),
+        "Created": parse_rfc3339(record.Created) // 10**9,
+        "Ports": [],
+        "Labels": record.Config.Labels or {},
+        "State": record.State.Status,
+        "Status": status(container, now),
+        "HostConfig": {"NetworkMode": record.HostConfig.NetworkMode},
+        "NetworkSettings": {"Networks": {network_name(container): _ENDPOINT}},
+        "Mounts": [],
+    }
+
+
+class Summaries:
+    """Summaries as JSON, made anew only when what they show has changed: clients poll the list."""
+
+    def __init__(self) -> None:
+        self._made: WeakKeyDictionary[Container, tuple[tuple[Any, ...], msgspec.Raw]] = WeakKeyDictionary()
+
+    def get(self, container: Container, image: str, now: float) -> msgspec.Raw:
+        key = (container.saved, image, status(container, now))
+        made = self._made.get(container)
+        if made is None or made[0] != key:
+            made = key, msgspec.Raw(msgspec.json.encode(summary(container, image, now)))
+            self._made[container] = made
+        return made[1]
+
+
+def image_name(container: Container, tags: dict[str, str]) -> str:
+    """The image as it was asked for; its ID, if that name (see `tags`: name to ID) means another image by now."""
+    asked, identity = container.record.Config.Image, container.record.Image
+    tagged = asked if ":" in asked.rsplit("/", 1)[-1] or "@" in asked else f"{asked}:latest"
+    if tags.get(tagged) == identity or identity.removeprefix("sha256:").startswith(asked.removeprefix("sha256:")):
+        return asked
+    return asked if "@" in asked else identity
+
+
+def command(path: str, args: list[str]) -> str:
+    """Path and arguments as dockerd joins them: an argument with a space in quotes."""
+    return " ".join([path, *(f"'{arg}'" if " " in arg else arg for arg in args)])
+
+
+def status(container: Container, now: float) -> str:
+    """The state for people, such as `Up 5 minutes` and `Exited (0) 2 hours ago` (moby `container/state.go`)."""
+    state = container.record.State
+    if state.Running:
+        up = human_duration(now - parse_rfc3339(state.StartedAt) / 1e9)
+        return f"Up {up} (Paused)" if state.Paused else f"Up {up}"
+    if state.Dead:
+        return "Dead"
+    if state.Status == "created":
+        return "Created"
+    return f"Exited ({state.ExitCode}) {human_duration(now - parse_rfc3339(state.FinishedAt) / 1e9)} ago"
+
+
+def human_duration(seconds: float) -> str:
+    """How long, roughly, as go-units' HumanDuration says it."""
+    whole = int(seconds)
+    if whole < 1:
+        return "Less than a second"
+    if whole == 1:
+        return "1 second"
+    if whole < 60:
+        return f"{whole} seconds"
+    minutes, hours = whole // 60, int(seconds / 3600 + 0.5)
+    if minutes == 1:
+        return "About a minute"
+    if minutes < 60:
+        return f"{minutes} minutes"
+    if hours == 1:
+        return "About an hour"
+    units = ((48, hours, "hours"), (24 * 14, hours // 24, "days"), (24 * 60, hours // 168, "weeks"))
+    for limit, count, unit in units:
+        if hours < limit:
+            return f"{count} {unit}"
+    return f"{hours // 720} months" if hours < 24 * 365 * 2 else f"{hours // 8760} years"
+
+
+def tree_size(path: str) -> int:
+    """The bytes in the regular files below a directory."""
+    total = 0
+    for folder, _, files in os.walk(path):
+        for name in files:
+            total += os.lstat(os.path.join(folder, name)).st_size
+    return total
+
+
+def inspect_exec(one: Exec) -> View:
+    """`GET /exec/{id}/json`."""
+    cmd = one.body.Cmd or [""]
+    return {
+        "ID": one.id,
+        "Running": one.run.running,
+        "ExitCode": one.code,
+        "ProcessConfig": {
+            "tty": one.body.Tty,
+            "entrypoint": cmd[0],
+            "arguments": cmd[1:],
+            "privileged": one.body.Privileged,
+            **({"user": one.body.User} if one.body.User else {}),
+        },
+        "OpenStdin": one.body.AttachStdin,
+        "OpenStderr": one.body.AttachStderr,
+        "OpenStdout": one.body.AttachStdout,
+        "CanRemove": one.code is not None,
+        "ContainerID": one.container.id,
+        "DetachKeys": one.body.DetachKeys,
+        "Pid": one.run.pid,
+    }
+
+
+class Filter:
+    """The `filters` of `GET /containers/json`: any value of one, all of them. Unknown ones are InvalidParameter."""
+
+    KNOWN = frozenset(
+        ("ancestor", "before", "exited", "health", "id", "is-task", "isolation", "label", "name", "network", "publish",
+         "expose", "since", "status", "volume")
+    )  # fmt: skip
+
+    def __init__(self, filters: dict[str, list[str]], bounds: dict[str, float], images: set[str]) -> None:
+        """`bounds` are the creation times of `before` and `since`, `images` the IDs that `ancestor` names."""
+        if unknown := set(filters) - self.KNOWN:
+            raise InvalidParameter(f"invalid filter '{sorted(unknown)[0]}'")
+        for value in filters.get("status", ()):
+            if value not in STATES:
+                raise InvalidParameter(f"invalid filter 'status={value}'")
+        self.filters = {name: values for name, values in filters.items() if values}
+        self.bounds = bounds
+        self.images = images
+
+    def passes(self, container: Container) -> bool:
+        return all(self._test(name, values, container) for name, values in self.filters.items())
+
+    def _test(self, name: str, values: list[str], container: Container) -> bool:
+        record = container.record
+        created = parse_rfc3339(record.Created) / 1e9
+        simple: dict[str, Callable[[str], bool]] = {
+            "id": lambda value: container.id.startswith(value),
+            "name": lambda value: (
+                value.strip("^$/") in container.name
+                if not value.startswith("^")
+                else container.name == value.strip("^$/")
+            ),
+            "status": lambda value: record.State.Status == value,
+            "exited": lambda value: record.State.Status == "exited" and str(record.State.ExitCode) == value,
+            "network": lambda value: network_name(container) == value,
+            "health": lambda value: value == "none",
+            "before": lambda _: created < self.bounds["before"],
+            "since": lambda _: created > self.bounds["since"],
+            "ancestor": lambda _: record.Image in self.images,
+        }
+        if name == "label":
+            return all(self._labelled(record.Config.Labels or {}, value) for value in values)
+        return any(simple[name](value) for value in values) if name in simple else False
+
+    @staticmethod
+    def _labelled(labels: dict[str, str], wanted: str) -> bool:
+        key, sign, value = wanted.partition("=")
+        return key in labels and (not sign or labels[key] == value)
+
+    @property
+    def all_states(self) -> bool:
+        """Some filters look at stopped containers too, without `all`."""
+        return bool({"status", "exited", "before", "since"} & set(self.filters))
