@@ -30,8 +30,8 @@ BUSYBOX_PLACES = (Path("/bin/busybox"), Path("/usr/bin/busybox"))
 # What lessons need of a shell and its tools, where there is no busybox.
 _PROGRAMS = (
     "[ awk basename cat chmod chown cp cut date dd df dirname du echo env expr false find free grep gzip head hostname "
-    "id ip kill ln ls mkdir mktemp mount mv nc ping printenv printf ps pwd readlink rm rmdir sed seq sh sleep sort stat "
-    "stty sync tail tar tee test timeout top touch tr true umount uname uniq wc wget which whoami xargs yes"
+    "id ip kill ln ls mkdir mktemp mount mv nc ping printenv printf ps pwd readlink rm rmdir sed seq sh sleep sort "
+    "stat stty sync tail tar tee test timeout top touch tr true umount uname uniq wc wget which whoami xargs yes"
 )
 
 _PASSWD = """root:x:0:0:root:/root:/bin/sh
