@@ -115,7 +115,7 @@ def as_text(values: Any) -> str | None:
         return None
     _, rows = found
     lines = ["\t".join(name.upper() for name in rows[0]), *("\t".join(row.values()) for row in rows)]
-    return align("\n".join(lines))
+    return "\n".join(line.rstrip() for line in align("\n".join(lines)).split("\n"))
 
 
 def as_html(values: Any) -> str | None:
