@@ -6,7 +6,7 @@ Store calls run on threads: they read and write disks. Events are published here
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from labkit.images.manifests import ContainerConfig, parse_platform
 from labkit.images.progress import Report, silent
 from labkit.images.references import Reference, parse, parse_repository
 from labkit.images.removal import ContainerUse, Removed
+from labkit.images.saving import Archive
 from labkit.images.store import ImageStore
 
 _TAR = "application/x-tar"
@@ -123,14 +124,14 @@ async def save(engine: Engine, request: Request) -> Stream:
     return Stream(_pieces(pieces), _TAR)
 
 
-async def _pieces(pieces: Generator[bytes, None, None]) -> AsyncIterator[bytes]:
+async def _pieces(pieces: Archive) -> AsyncIterator[bytes]:
     """The iterator's pieces, each made on a thread; it is closed only when no thread is in it any more."""
-    step: asyncio.Future[bytes] | None = None
+    step: asyncio.Future[bytes | None] | None = None
     try:
         while True:
-            step = asyncio.ensure_future(asyncio.to_thread(next, pieces, b""))
+            step = asyncio.ensure_future(asyncio.to_thread(next, pieces, None))
             piece = await asyncio.shield(step)
-            if not piece:
+            if piece is None:
                 return
             yield piece
     finally:
@@ -148,9 +149,10 @@ async def load(engine: Engine, request: Request) -> Stream:
         return engine.images.load(upload, silent if quiet else report)
 
     def results(names: Sequence[str]) -> Iterable[Message]:
-        for name in names:
-            image = engine.images.resolve(name)
+        loaded = {name: engine.images.resolve(name) for name in names}
+        for image in {image.id: image for image in loaded.values()}.values():
             _publish(engine, "load", image)
+        for name, image in loaded.items():
             if name in before and before[name].id != image.id:
                 renamed = f"The image {name} already exists, renaming the old one with ID {before[name].id}"
                 yield {"stream": f"{renamed} to empty string\n"}

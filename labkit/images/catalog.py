@@ -125,7 +125,9 @@ class Catalog:
         return next((record.manifest for record in self.records if self.identifier(record) == identifier), None)
 
     def retained(self) -> tuple[set[str], set[str]]:
-        """The blobs and the snapshots (by chain ID) that records still need."""
+        """The blobs and the snapshots (by chain ID) that records still need. Raises InvalidParameter or NotFound if a
+        document is damaged or missing, so that this can't be known.
+        """
         blobs: set[str] = set()
         chains: set[str] = set()
         for record in self.records:
@@ -137,12 +139,11 @@ class Catalog:
     def _reachable(self, descriptor: Descriptor) -> Iterator[str]:
         """All blobs that a descriptor leads to, also through indexes of several platforms."""
         yield descriptor.digest
-        if not self._content.has(descriptor.digest):
-            return
         if descriptor.media_type in INDEXES:
             index = decode(self._content.read(descriptor.digest), Index, "image index")
             for nested in index.manifests:
-                yield from self._reachable(nested)
+                if self._content.has(nested.digest):  # other platforms may not be here
+                    yield from self._reachable(nested)
         else:
             manifest = decode_manifest(self._content.read(descriptor.digest))
             yield manifest.config.digest

@@ -45,10 +45,11 @@ class ContentStore:
         return document
 
     def write(self, document: bytes, media_type: str) -> Descriptor:
-        """Stores a document, durably, and describes it."""
+        """Stores a document, durably, and describes it. A damaged one of that digest is repaired."""
         digest = digest_of(document)
-        if not self.has(digest):
-            write_durably(self.path(digest), document, self._workspace)
+        path = self.path(digest)
+        if not path.is_file() or path.read_bytes() != document:
+            write_durably(path, document, self._workspace)
         return Descriptor(media_type, digest, len(document))
 
     def adopt(self, file: Path, digest: str) -> None:

@@ -45,11 +45,12 @@ class Reference:
 
     @property
     def familiar_name(self) -> str:
-        """The repository as people write it: `busybox`."""
-        if self.domain != _DEFAULT_DOMAIN:
-            return self.name
+        """The repository as people write it: `busybox`. Complete where the short form would mean another."""
         short = self.path.removeprefix(_OFFICIAL)
-        return self.path if "/" in short else short
+        for name in (short, self.path):
+            if self.domain == _DEFAULT_DOMAIN and _split_domain(name) == (self.domain, self.path):
+                return name
+        return self.name
 
     def _suffix(self) -> str:
         return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")

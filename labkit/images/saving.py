@@ -7,8 +7,9 @@ let older engines load it. Blobs go out as they are stored, so manifests keep th
 from __future__ import annotations
 
 import os
+import shutil
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,31 @@ def blob_digests(images: Sequence[Image]) -> list[str]:
     return sorted(found)
 
 
-def archive(selection: Selection, blobs: Path) -> Iterator[bytes]:
-    """The archive in pieces. `blobs` is a directory with the blobs, named by their digests' hexadecimal digits."""
+class Archive(Iterator[bytes]):
+    """The archive in pieces. `blobs` is a directory with links to the blobs, named by their digests' digits.
+
+    It belongs to the archive, which removes it at the end, after an error, or when it is closed before.
+    """
+
+    def __init__(self, selection: Selection, blobs: Path) -> None:
+        self._blobs = blobs
+        self._pieces = _pieces(selection, blobs)
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._pieces)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Gives up the rest."""
+        self._pieces.close()
+        if self._blobs.exists():
+            shutil.rmtree(self._blobs)
+
+
+def _pieces(selection: Selection, blobs: Path) -> Generator[bytes, None, None]:
     yield _header("blobs/", 0, tarfile.DIRTYPE)
     yield _header("blobs/sha256/", 0, tarfile.DIRTYPE)
     for digest in blob_digests([image for image, _ in selection.values()]):
@@ -63,7 +87,8 @@ def _file(name: str, path: Path) -> Iterator[bytes]:
         yield _header(name, size)
         while piece := file.read(_PIECE):
             yield piece
-        yield bytes(-size % 512)
+        if size % 512:
+            yield bytes(-size % 512)
 
 
 def _index(selection: Selection) -> Index:

@@ -7,15 +7,17 @@ runs outside of it in a workspace, and becomes visible by renames at the end: al
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from labkit.errors import InvalidParameter, NotFound
 from labkit.images import inspecting, saving
 from labkit.images.archives import Incoming, StagedBlob, make_manifest, read_images, stage
 from labkit.images.catalog import Catalog, with_name
@@ -41,6 +43,8 @@ from labkit.images.snapshots import Prepared, SnapshotStore
 from labkit.images.streams import Readable, compression_of, decompressed, digest_of, file_chunks, read_chunks
 
 _WORKERS = 2  # layers unpacked at once: there is one interpreter lock, but most of the time goes into the kernel
+
+_log = logging.getLogger(__name__)
 
 InUse = Callable[[str], Sequence[ContainerUse]]
 
@@ -232,8 +236,15 @@ class ImageStore:
                 self._discard_garbage(grave)
 
     def _discard_garbage(self, grave: Path) -> set[str]:
-        """Takes away all blobs and snapshots that no record needs; the chain IDs of these snapshots."""
-        blobs, chains = self._catalog.retained()
+        """Takes away all blobs and snapshots that no record needs; the chain IDs of these snapshots.
+
+        Nothing, while an image is so damaged that it can't be known what it needs.
+        """
+        try:
+            blobs, chains = self._catalog.retained()
+        except (InvalidParameter, NotFound) as error:
+            _log.warning("%s: nothing is removed until this is repaired: %s", self._root, error)
+            return set()
         for digest in set(self._content.digests()) - blobs:
             self._content.remove(digest)
         unused = set(self._snapshots.chain_ids()) - chains
@@ -241,7 +252,7 @@ class ImageStore:
             self._snapshots.discard(chain, grave)
         return unused
 
-    def save(self, references: Sequence[str]) -> Generator[bytes, None, None]:
+    def save(self, references: Sequence[str]) -> saving.Archive:
         """An archive of images, in pieces: an OCI layout and a docker-archive in one. Raises NotFound at once.
 
         A name without tag stands for all tags of its repository. Blobs stay, whatever is removed meanwhile.
@@ -251,13 +262,7 @@ class ImageStore:
             directory = Path(tempfile.mkdtemp(prefix="save-", dir=self._workspace))
             for digest in saving.blob_digests([image for image, _ in selection.values()]):
                 os.link(self._content.path(digest), directory / digest.removeprefix("sha256:"))
-        return self._pieces(selection, directory)
-
-    def _pieces(self, selection: saving.Selection, directory: Path) -> Generator[bytes, None, None]:
-        try:
-            yield from saving.archive(selection, directory)
-        finally:
-            shutil.rmtree(directory)
+        return saving.Archive(selection, directory)
 
     def history(self, image: Image) -> Sequence[inspecting.HistoryItem]:
         """How the image was made, newest step first."""

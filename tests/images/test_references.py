@@ -21,6 +21,7 @@ HEX = "0123456789abcdef" * 4
         ("index.docker.io/library/busybox", "docker.io/library/busybox:latest", "busybox:latest"),
         ("user/app", "docker.io/user/app:latest", "user/app:latest"),
         ("library/user/app", "docker.io/library/user/app:latest", "library/user/app:latest"),
+        ("docker.io/my.org/app", "docker.io/my.org/app:latest", None),  # short, it would be a registry
         ("localhost/app", "localhost/app:latest", "localhost/app:latest"),
         ("localhost:5000/app:v1", "localhost:5000/app:v1", "localhost:5000/app:v1"),
         ("registry.example.com/a/b__c/d-e.f", "registry.example.com/a/b__c/d-e.f:latest", None),
