@@ -53,10 +53,13 @@ def version() -> dict[str, Any]:
     details = {
         "ApiVersion": _DOTTED,
         "Arch": architecture(),
+        "BuildTime": "",
+        "Experimental": "false",
+        "GitCommit": "",
+        "GoVersion": f"python{python}",
         "KernelVersion": platform.release(),
         "MinAPIVersion": _LEAST,
         "Os": "linux",
-        "PythonVersion": python,
     }
     component = {"Name": "Engine", "Version": labkit.__version__, "Details": details}
     return {

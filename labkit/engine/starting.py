@@ -52,7 +52,8 @@ def prepare(
     layers = layers_of(container, lower)
     files = frozenset(mount["source"] for mount in found["mounts"] if os.path.isfile(mount["source"]))
     rows, columns = record.HostConfig.ConsoleSize
-    return found, plans.start_plan(found, machine, layers, files, compiled(filtered), (rows, columns))
+    streams = (*(["stdin"] if record.Config.OpenStdin else []), "stdout", "stderr")
+    return found, plans.start_plan(found, machine, layers, files, compiled(filtered), (rows, columns), streams)
 
 
 def write_bundle(container: Container, found: Spec) -> None:

@@ -224,6 +224,35 @@ class EnterDirectory(Operation):
 
 
 @dataclass(frozen=True, slots=True)
+class SealDescriptors(Operation):
+    """Make sure that no descriptor but the standard streams outlives the exec: the host's files lie behind some."""
+
+    man: ClassVar[str] = "close_range(2)"
+
+    def run(self, context: Context) -> Result:
+        try:
+            syscalls.close_range(3, c.CLOSE_RANGE_CLOEXEC)
+        except KernelError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS):  # before Linux 5.11
+                raise
+            for name in os.listdir("/proc/self/fd"):
+                if int(name) > 2:
+                    _seal(int(name))
+        return None
+
+    def describe(self) -> str:
+        return "let no other open file through to the program"
+
+
+def _seal(fd: int) -> None:
+    try:
+        os.set_inheritable(fd, False)
+    except OSError as error:
+        if error.errno != errno.EBADF:  # the listing's own descriptor is closed by now
+            raise
+
+
+@dataclass(frozen=True, slots=True)
 class Execute(Operation):
     """Become the program. `env` is "NAME=value" strings; a program without a slash is looked up in its PATH.
 

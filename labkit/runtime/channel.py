@@ -6,6 +6,7 @@ the standard library has. One that is too large for a packet travels in a memfd.
 
 from __future__ import annotations
 
+import array
 import marshal
 import os
 import socket
@@ -34,7 +35,7 @@ def send(sock: socket.socket, message: Message, fds: tuple[int, ...] | list[int]
 
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     """The next message and its descriptors (close-on-exec); None when the other end is gone."""
-    data, fds, _, _ = socket.recv_fds(sock, PACKET + 1, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+    data, fds = receive_packet(sock, PACKET + 1, MOST_DESCRIPTORS)
     if not data:
         return None
     if data[0] == 1:
@@ -43,3 +44,14 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
             file.seek(0)
             return marshal.loads(file.read()), fds
     return marshal.loads(data[1:]), fds
+
+
+def receive_packet(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """One packet with its descriptors, close-on-exec from the start (`socket.recv_fds` drops its flags)."""
+    fds = array.array("i")
+    room = socket.CMSG_SPACE(most * fds.itemsize)
+    data, ancillary, _, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return data, list(fds)

@@ -45,6 +45,7 @@ from labkit.kernel.process import (
     NewSession,
     NoNewPrivileges,
     ResetSignals,
+    SealDescriptors,
     SetOomScore,
     SetRlimit,
     SetUser,
@@ -75,12 +76,19 @@ class Layers:
 
 
 def start_plan(
-    spec: Spec, machine: Machine, layers: Layers | None, files: frozenset[str], seccomp: bytes, size: tuple[int, int]
+    spec: Spec,
+    machine: Machine,
+    layers: Layers | None,
+    files: frozenset[str],
+    seccomp: bytes,
+    size: tuple[int, int],
+    streams: tuple[str, ...] = ("stdin", "stdout", "stderr"),
 ) -> Plan:
     """The plan that starts a container.
 
     `layers` are mounted over each other at `root.path`; None takes what is there. `files` are the bind sources
-    that aren't directories, `seccomp` is the compiled filter (empty: none), `size` the terminal's rows and columns.
+    that aren't directories, `seccomp` is the compiled filter (empty: none), `size` the terminal's rows and columns,
+    `streams` the standard streams that are given as descriptors.
     """
     linux = spec.get("linux", {})
     namespaces = {entry["type"]: entry.get("path", "") for entry in linux.get("namespaces", ())}
@@ -92,7 +100,7 @@ def start_plan(
         NewSession(),
         *enter_root(spec, layers, files, machine.cgroups),
         *make_devices(linux),
-        stdio(spec["process"], size, console=True),
+        stdio(spec["process"], size, True, streams),
         *name_host(spec, namespaces),
         *(WriteSysctl(key, value) for key, value in sorted(linux.get("sysctl", {}).items())),
         *(MaskPath(path) for path in linux.get("maskedPaths", ())),
@@ -124,7 +132,7 @@ def exec_plan(
         *join_cgroups(linux, machine.cgroups),
         JoinNamespaces(init, flags),
         NewSession(),
-        stdio(process, size, console=False, streams=streams),
+        stdio(process, size, False, streams),
         *become(process, machine, seccomp),
     ]
     return _plan("exec", host, inside)
@@ -281,10 +289,8 @@ def make_devices(linux: Spec) -> list[Operation]:
     return [*default, *added, *(MakeLink(target, path) for target, path in LINKS)]
 
 
-def stdio(process: Spec, size: tuple[int, int], console: bool, streams: tuple[str, ...] | None = None) -> Operation:
-    if process.get("terminal"):
-        return OpenTerminal(*size, console)
-    return ConnectStdio() if streams is None else ConnectStdio(streams)
+def stdio(process: Spec, size: tuple[int, int], console: bool, streams: tuple[str, ...]) -> Operation:
+    return OpenTerminal(*size, console) if process.get("terminal") else ConnectStdio(streams)
 
 
 def name_host(spec: Spec, namespaces: dict[str, str]) -> list[Operation]:
@@ -317,6 +323,7 @@ def become(process: Spec, machine: Machine, seccomp: bytes) -> list[Operation]:
         *limits,
         *([NoNewPrivileges()] if quiet else install),
         EnterDirectory(process.get("cwd") or "/"),
+        SealDescriptors(),
         *change_user(user, process.get("capabilities"), machine),
         *(install if quiet else []),
         Execute(tuple(process["args"]), tuple(process.get("env", ()))),

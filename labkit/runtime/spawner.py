@@ -215,7 +215,7 @@ class Spawner:
     def hear(self, process: Process) -> None:
         """What a child says on its way to its exec."""
         assert process.control
-        data, fds, _, _ = socket.recv_fds(process.control, 1 << 20, 1, socket.MSG_CMSG_CLOEXEC)
+        data, fds = channel.receive_packet(process.control, 1 << 20, 1)
         kind, body = data[:1], data[1:]
         if kind == TERMINAL and fds:
             process.kept["terminal"] = fds[0]
