@@ -12,7 +12,7 @@ from typing import Protocol
 
 from labkit.api.filtering import ImageSummary, select, summaries
 from labkit.api.http import Request, Response, Route, Stream, json_response
-from labkit.api.uploads import Message, Upload, line, with_upload
+from labkit.api.uploads import Message, Upload, begun, line, with_upload
 from labkit.errors import InvalidParameter, NotFound, NotImplementedByLabkit
 from labkit.images.changes import apply_changes
 from labkit.images.image import Image
@@ -158,7 +158,7 @@ async def load(engine: Engine, request: Request) -> Stream:
                 yield {"stream": f"{renamed} to empty string\n"}
             yield {"stream": f"Loaded image ID: {name}\n" if name == image.id else f"Loaded image: {name}\n"}
 
-    return Stream(with_upload(request.chunks(), work, results))
+    return Stream(with_upload(await begun(request.chunks()), work, results))
 
 
 async def create(engine: Engine, request: Request) -> Stream:
@@ -168,10 +168,10 @@ async def create(engine: Engine, request: Request) -> Stream:
     source = request.text("fromSrc")
     if source != "-":
         raise NotImplementedByLabkit(f"labkit imports from the request's body only (fromSrc=-), not from {source!r}")
-    return _import(engine, request)
+    return await _import(engine, request)
 
 
-def _import(engine: Engine, request: Request) -> Stream:
+async def _import(engine: Engine, request: Request) -> Stream:
     repository, changes = request.text("repo"), request.query.get("changes", [])
     reference = parse_repository(repository, request.text("tag")) if repository else None
     apply_changes(ContainerConfig(), changes)  # what is wrong with them is told before any of the body is read
@@ -185,7 +185,7 @@ def _import(engine: Engine, request: Request) -> Stream:
         _publish(engine, "import", engine.images.resolve(identifier), reference.familiar if reference else "")
         yield {"status": identifier}
 
-    return Stream(with_upload(request.chunks(), work, results))
+    return Stream(with_upload(await begun(request.chunks()), work, results))
 
 
 def _pull(engine: Engine, request: Request) -> Stream:

@@ -84,6 +84,19 @@ class Upload:
         self._room.set()
 
 
+async def begun(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same body, its first chunk already read: a client that waits for `100 Continue` gets it before the answer."""
+    first = await anext(chunks, b"")
+
+    async def rest() -> AsyncIterator[bytes]:
+        if first:
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+    return rest()
+
+
 async def messages(
     work: Callable[[Report], T], results: Callable[[T], Iterable[Message]]
 ) -> AsyncGenerator[bytes, None]:

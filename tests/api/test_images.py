@@ -126,6 +126,22 @@ def test_load_of_a_chunked_body(api: Api) -> None:
     assert api.lines("POST", "/images/load", body) == [{"stream": "Loaded image: app:latest\n"}]
 
 
+def test_a_client_that_expects_100_continue(api: Api) -> None:
+    """As curl does with large bodies: `100 Continue` comes before the answer, not in the middle of it."""
+    archive = docker_archive([BASE], ["app"])
+    client = api.served.connect()
+    head = f"POST /images/load HTTP/1.1\r\nHost: x\r\nContent-Length: {len(archive)}\r\nConnection: close\r\n"
+    client.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+    assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.sendall(archive)
+    with client.makefile("rb") as answer:
+        data = answer.read()
+    client.close()
+    assert data.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"100 Continue" not in data
+    assert b'{"stream":"Loaded image: app:latest\\n"}' in data
+
+
 def test_load_says_whose_name_it_takes(api: Api) -> None:
     api.lines("POST", "/images/load", docker_archive([BASE], ["app"]))
     lines = api.lines("POST", "/images/load", docker_archive([TOP], ["app"]))
