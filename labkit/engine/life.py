@@ -10,6 +10,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from labkit.engine import creation, disk, starting, stdio, validation
 from labkit.engine.clock import rfc3339
 from labkit.engine.container import Container
@@ -17,6 +19,7 @@ from labkit.engine.models import CreateBody, State
 from labkit.engine.names import random_name
 from labkit.engine.traces import PlanSpan
 from labkit.errors import Conflict, InvalidParameter, KernelError, LabkitError, NotModified
+from labkit.images.manifests import ContainerConfig
 from labkit.kernel import cgroups
 from labkit.plan import Execution, Plan, Record, Step
 from labkit.runtime.spawning import Introduced, Outcome, StartFailed
@@ -43,7 +46,8 @@ async def create(engine: Engine, body: CreateBody, name: str, context: TraceCont
     if image is None:
         raise InvalidParameter("config cannot be empty in order to create a container: it needs an Image")
     identity = os.urandom(32).hex()
-    record = creation.make_record(identity, name, body, image.id, image_config(image.config))
+    defaults = msgspec.to_builtins(image.config.config or ContainerConfig())
+    record = creation.make_record(identity, name, body, image.id, defaults)
     warnings = validation.check(record.Config, record.HostConfig)
     engine.check_name_free(name)
     record.Name = f"/{name or random_name(engine.names)}"
@@ -54,12 +58,6 @@ async def create(engine: Engine, body: CreateBody, name: str, context: TraceCont
     engine.add(container)
     engine.events.publish("container", "create", identity, container.attributes())
     return container, warnings
-
-
-def image_config(config: object) -> dict[str, object]:
-    """The `config` part of an OCI image config."""
-    found = config.get("config") if isinstance(config, dict) else None
-    return found or {}
 
 
 def carry_out(engine: Engine, plan: Plan, subject: str, context: TraceContext) -> None:
