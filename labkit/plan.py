@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -64,9 +64,19 @@ class Operation:
         return f"# {self.describe()}"
 
 
+Numbered = tuple[tuple[int, Operation], ...]
+"""Operations with their places in a plan."""
+
+
 def encode(operation: Operation) -> list[Any]:
-    """The operation as JSON-ready data: its name, then its fields in order."""
-    return [type(operation).__name__, *(getattr(operation, f.name) for f in fields(operation))]
+    """The operation as plain data: its name, then its fields in order."""
+    kind = type(operation)
+    if kind not in _FIELDS:
+        _FIELDS[kind] = tuple(f.name for f in fields(operation))
+    return [kind.__name__, *[getattr(operation, name) for name in _FIELDS[kind]]]
+
+
+_FIELDS: dict[type[Operation], tuple[str, ...]] = {}
 
 
 def decode(data: list[Any]) -> Operation:
@@ -74,10 +84,11 @@ def decode(data: list[Any]) -> Operation:
     name, *values = data
     if name not in OPERATIONS:
         raise LabkitError(f"unknown operation {name!r}: written by another version of labkit?")
-    return OPERATIONS[name](*map(_freeze, values))
+    return OPERATIONS[name](*values)
 
 
 def _freeze(value: Any) -> Any:
+    """JSON has lists where operations have tuples."""
     return tuple(map(_freeze, value)) if isinstance(value, list) else value
 
 
@@ -96,7 +107,7 @@ class Plan:
     name: str
     steps: tuple[Step, ...]
 
-    def by(self, *actors: str) -> tuple[tuple[int, Operation], ...]:
+    def by(self, *actors: str) -> Numbered:
         """The operations of these actors with their places in the plan."""
         return tuple((i, step.operation) for i, step in enumerate(self.steps) if step.actor in actors)
 
@@ -132,7 +143,9 @@ class Record(NamedTuple):
 
 
 class Journal:
-    """Which operations of a plan have begun and which have ended, as JSON lines in one file.
+    """Which of some operations have begun and which have ended, as JSON lines in one file.
+
+    The first line holds the operations with their places in the plan, so that they can be undone by whoever comes.
 
     Lines are appended without fsync: what the journal is about (kernel objects) doesn't outlive the machine,
     and a killed process loses no page that it has written.
@@ -142,11 +155,12 @@ class Journal:
         self.path = path
         self._fd = -1
 
-    def open(self, plan: Plan, begun: str = "") -> None:
-        """Start the file with the plan itself. The first line also tells what the plan is for."""
+    def open(self, operations: Numbered) -> None:
+        """Start the file."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(self.path, flags, 0o600)
-        os.write(self._fd, json.dumps({"plan": plan.encode(), "for": begun}).encode() + b"\n")
+        lines = [[place, *encode(operation)] for place, operation in operations]
+        os.write(self._fd, json.dumps({"operations": lines}).encode() + b"\n")
 
     def begin(self, index: int) -> None:
         os.write(self._fd, b'{"begin":%d}\n' % index)
@@ -166,8 +180,8 @@ class Journal:
         os.unlink(self.path)
 
     @classmethod
-    def read(cls, path: str) -> tuple[Plan, dict[int, Result]] | None:
-        """The plan and the results of the operations that have begun (None where the end wasn't reached).
+    def read(cls, path: str) -> tuple[Numbered, dict[int, Result]] | None:
+        """The operations, and the results of those that have begun (None where the end wasn't reached).
 
         None for a file whose first line was never completed: nothing had begun then.
         """
@@ -181,14 +195,15 @@ class Journal:
                 begun[line["begin"]] = None
             else:
                 begun[line["end"]] = line["result"]
-        return Plan.decode(json.loads(lines[0])["plan"]), begun
+        operations = json.loads(lines[0])["operations"]
+        return tuple((place, decode([_freeze(value) for value in data])) for place, *data in operations), begun
 
 
 @dataclass(slots=True)
 class Execution:
     """A plan being executed, or executed: the records so far, enough to undo them."""
 
-    operations: tuple[tuple[int, Operation], ...]
+    operations: Numbered
     context: Context = field(default_factory=Context)
     journal: Journal | None = None
     records: list[Record] = field(default_factory=list)
@@ -241,13 +256,13 @@ def perform(index: int, operation: Operation, context: Context) -> Record:
     return Record(index, result, began, time.monotonic_ns(), calls)
 
 
-def undo(operations: Iterable[tuple[int, Operation]], done: dict[int, Result], context: Context) -> list[str]:
+def undo(operations: Numbered, done: dict[int, Result], context: Context) -> list[str]:
     """Undo, in reverse, those operations that `done` has a result for. Returns what could not be undone.
 
     One failing undo doesn't keep the others from being undone.
     """
     failed = []
-    for index, operation in reversed(tuple(operations)):
+    for index, operation in reversed(operations):
         if index in done:
             try:
                 operation.undo(done[index], context)
@@ -261,8 +276,8 @@ def recover(folder: str, report: Callable[[str], None]) -> Iterator[str]:
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
         if found := Journal.read(path):
-            plan, begun = found
-            for failure in undo(plan.by("daemon", "spawner"), begun, Context()):
+            operations, begun = found
+            for failure in undo(operations, begun, Context()):
                 report(f"journal {name}: {failure}")
         os.unlink(path)
         yield name

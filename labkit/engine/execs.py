@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.engine import spec, starting, stdio, users
 from labkit.engine.container import Container
-from labkit.engine.life import span
+from labkit.engine.life import failed_span, started_span
 from labkit.engine.models import ExecCreateBody
 from labkit.engine.run import Run
 from labkit.errors import Conflict, InvalidParameter, KernelError, LabkitError
@@ -70,12 +70,11 @@ class Exec:
             made.child["target"] = pidfd
             started = await engine.spawner.start(self.id, plan, made.child, made.keep)
         except StartFailed as error:
-            engine.traces.plan(span(self.container.id, plan, error.records, context, 0, 0))
+            engine.traces.plan(failed_span(self.container.id, plan, error, context))
             raise
         finally:
             made.close()
-        finished = span(self.container.id, plan, started.records, context, started.offset, started.pid, started.exec_at)
-        engine.traces.plan(finished)
+        engine.traces.plan(started_span(self.container.id, plan, started, context))
         self.run.begin(started.pid, started.pidfd, started.descriptors, "")
 
     def _fail(self, error: LabkitError) -> None:

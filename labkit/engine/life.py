@@ -22,7 +22,7 @@ from labkit.errors import Conflict, InvalidParameter, KernelError, LabkitError, 
 from labkit.images.manifests import ContainerConfig
 from labkit.kernel import cgroups
 from labkit.plan import Execution, Plan, Record, Step
-from labkit.runtime.spawning import Introduced, Outcome, StartFailed
+from labkit.runtime.spawning import Introduced, Outcome, Started, StartFailed
 from labkit.trace import TraceContext, new_trace
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def carry_out(engine: Engine, plan: Plan, subject: str, context: TraceContext) -
     finally:
         offset = time.time_ns() - time.monotonic_ns()
         records = (*execution.records, *failed)
-        engine.traces.plan(PlanSpan(context.child(), subject, plan, records, offset, {"daemon": os.getpid()}))
+        engine.traces.plan(PlanSpan(context.child(), subject, plan, lambda: records, offset, {"daemon": os.getpid()}))
 
 
 async def start(engine: Engine, container: Container, context: TraceContext) -> None:
@@ -97,33 +97,35 @@ async def start(engine: Engine, container: Container, context: TraceContext) -> 
 async def _start(engine: Engine, container: Container, context: TraceContext) -> None:
     image = engine.images.resolve(container.record.Image)
     lower = engine.images.lower_dirs(image)
-    _, plan = starting.prepare(container, engine.settings, engine.machine, lower)
+    found, plan = starting.prepare(container, engine.settings, engine.machine, lower)
     config = container.record.Config
     made = stdio.make_pipes(config.Tty, config.OpenStdin)
+
+    def write() -> None:
+        starting.write_config(container, found)
+
     try:
-        started = await engine.spawner.start(container.id, plan, made.child, made.keep)
+        started = await engine.spawner.start(container.id, plan, made.child, made.keep, write)
     except StartFailed as error:
-        engine.traces.plan(span(container.id, plan, error.records, context, 0, 0))
+        engine.traces.plan(failed_span(container.id, plan, error, context))
         raise
     finally:
         made.close()
-    engine.traces.plan(span(container.id, plan, started.records, context, started.offset, started.pid, started.exec_at))
+    engine.traces.plan(started_span(container.id, plan, started, context))
     _running(container, started.pid, started.pidfd, started.descriptors, started.began)
     engine.events.publish("container", "start", container.id, container.attributes())
 
 
-def span(
-    subject: str,
-    plan: Plan,
-    records: tuple[Record, ...],
-    context: TraceContext,
-    offset: int,
-    pid: int,
-    exec_at: int = 0,
-) -> PlanSpan:
-    """An executed plan for the traces."""
-    offset = offset or time.time_ns() - time.monotonic_ns()
-    return PlanSpan(context.child(), subject, plan, records, offset, {"init": pid} if pid else {}, exec_at)
+def started_span(subject: str, plan: Plan, started: Started, context: TraceContext) -> PlanSpan:
+    """A plan that ended in a process, for the traces."""
+    pids = {"init": started.pid}
+    return PlanSpan(context.child(), subject, plan, started.records, started.offset, pids, started.exec_at)
+
+
+def failed_span(subject: str, plan: Plan, error: StartFailed, context: TraceContext) -> PlanSpan:
+    """A plan that failed on its way, for the traces."""
+    offset = time.time_ns() - time.monotonic_ns()
+    return PlanSpan(context.child(), subject, plan, lambda: error.records, offset, {})
 
 
 def _running(container: Container, pid: int, pidfd: int, descriptors: dict[str, int], began: int) -> None:

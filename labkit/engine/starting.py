@@ -32,7 +32,7 @@ _MODES = {"c": stat.S_ISCHR, "b": stat.S_ISBLK}
 def prepare(
     container: Container, settings: Settings, machine: plans.Machine, lower: tuple[str, ...]
 ) -> tuple[Spec, Plan]:
-    """Write the bundle of a container; returns its spec and the plan that starts it."""
+    """Make the bundle's directory; returns the container's spec and the plan that starts it."""
     record = container.record
     devices = tuple(find_devices(record.HostConfig.Devices or []))
     if record.HostConfig.Privileged:
@@ -48,7 +48,7 @@ def prepare(
     )
     filtered = seccomp_of(record, machine)
     found = spec.build(record, facts, filtered)
-    write_bundle(container, found)
+    os.makedirs(container.rootfs, mode=0o710, exist_ok=True)
     layers = layers_of(container, lower)
     files = frozenset(mount["source"] for mount in found["mounts"] if os.path.isfile(mount["source"]))
     rows, columns = record.HostConfig.ConsoleSize
@@ -56,9 +56,8 @@ def prepare(
     return found, plans.start_plan(found, machine, layers, files, compiled(filtered), (rows, columns), streams)
 
 
-def write_bundle(container: Container, found: Spec) -> None:
-    """The bundle's directory with its config.json and an empty rootfs (OCI runtime-spec bundle.md)."""
-    os.makedirs(container.rootfs, mode=0o710, exist_ok=True)
+def write_config(container: Container, found: Spec) -> None:
+    """Write the bundle's config.json (OCI runtime-spec bundle.md)."""
     with open(os.path.join(container.bundle, "config.json"), "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(found), indent=1))
 

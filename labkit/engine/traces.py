@@ -7,7 +7,7 @@ recording only.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,7 @@ class PlanSpan:
     context: TraceContext
     subject: str
     plan: Plan
-    records: tuple[Record, ...]
+    records: Callable[[], tuple[Record, ...]]
     offset: int
     pids: dict[str, int]
     exec_at: int = 0
@@ -117,7 +117,7 @@ def _plan_to_json(span: PlanSpan) -> dict[str, Any]:
         "subject": span.subject,
         "pids": span.pids,
         "exec_at": span.exec_at + span.offset if span.exec_at else 0,
-        "operations": [_operation_to_json(span, record) for record in span.records],
+        "operations": [_operation_to_json(span, record) for record in span.records()],
     }
 
 

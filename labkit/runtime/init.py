@@ -7,6 +7,7 @@ closes without an error says that the exec has succeeded, since it is close-on-e
 
 from __future__ import annotations
 
+import gc
 import marshal
 import os
 import time
@@ -21,6 +22,7 @@ TERMINAL, RECORDS, ERROR = b"\0", b"\1", b"\2"
 
 def run_init(operations: tuple[tuple[int, Operation], ...], context: Context) -> NoReturn:
     """Run the operations, the last of which executes the program. Never returns; exits with 127 after an error."""
+    gc.disable()  # a collection would copy every page that it looks at, for nothing
     control = context.descriptors["control"]
     records = []
     try:

@@ -174,7 +174,7 @@ class Spawner:
         execution = Execution(plan.by("spawner"), context, Journal(os.path.join(self.journals, message["key"])))
         began = time.time_ns()
         try:
-            self._fork(plan, execution, message["key"])
+            self._fork(plan, execution)
             process = Process(message["key"], context, execution, kept, parent, message["request"], began)
             self.watch(process)
         except LabkitError as error:
@@ -185,9 +185,9 @@ class Spawner:
             child.close()
             _close(lent)
 
-    def _fork(self, plan: Plan, execution: Execution, key: str) -> None:
+    def _fork(self, plan: Plan, execution: Execution) -> None:
         assert execution.journal
-        execution.journal.open(plan, key)
+        execution.journal.open(execution.operations)
         try:
             execution.run_or_undo()
         except LabkitError:

@@ -25,7 +25,7 @@ serve(sys.argv[2], int(sys.argv[3]))"""
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A process that runs: its descriptors by name, and the records of the plan that started it.
+    """A process that runs: its descriptors by name, and what the plan that started it did, as it came.
 
     `began` is nanoseconds since the epoch; `offset` turns CLOCK_MONOTONIC of the records into the same.
     """
@@ -34,10 +34,16 @@ class Started:
     pid: int
     pidfd: int
     descriptors: dict[str, int]
-    records: tuple[Record, ...]
+    host: list[Any]
+    init: bytes
     began: int
     offset: int
     exec_at: int
+
+    def records(self) -> tuple[Record, ...]:
+        """The records of the executed operations; made when somebody asks, since a start needn't wait for that."""
+        init: list[Any] = marshal.loads(self.init) if self.init else []
+        return tuple(Record(*record) for record in (*self.host, *init))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,10 @@ class StartFailed(LabkitError):
         self.records = records
 
 
+def _idle() -> None:
+    return
+
+
 @dataclass(slots=True)
 class SpawnerClient:
     """The connection to the spawner. The callbacks are called from the event loop.
@@ -84,8 +94,12 @@ class SpawnerClient:
     waiting: dict[int, asyncio.Future[Started]] = field(default_factory=dict)
     last: int = 0
 
-    async def start(self, key: str, plan: Plan, child: dict[str, int], keep: dict[str, int]) -> Started:
+    async def start(
+        self, key: str, plan: Plan, child: dict[str, int], keep: dict[str, int], meanwhile: Callable[[], None] = _idle
+    ) -> Started:
         """Carry out a plan that ends in a process. Raises StartFailed, after everything was undone.
+
+        `meanwhile` is called while the spawner works.
 
         `child` are descriptors for the new process, `keep` those that the spawner keeps for the next daemon. All
         stay open here.
@@ -98,8 +112,9 @@ class SpawnerClient:
         names = {"child": list(child), "keep": list(keep)}
         try:
             channel.send(self.sock, message | names, [*child.values(), *keep.values()])
+            meanwhile()
             return await future
-        except OSError as error:
+        except (BrokenPipeError, ConnectionResetError) as error:
             raise Unavailable(f"the spawner doesn't answer ({error}): restart the daemon") from error
         finally:
             self.waiting.pop(request, None)
@@ -159,12 +174,11 @@ class SpawnerClient:
 
 
 def _read_started(message: channel.Message, fds: list[int]) -> Started:
-    init: list[Any] = marshal.loads(message["init"]) if message["init"] else []
-    records = tuple(Record(*record) for record in (*message["host"], *init))
     wall, monotonic = message["now"]
     descriptors = dict(zip(message["names"], fds[1:], strict=True))
     began, exec_at = message["began"], message["exec"]
-    return Started(message["process"], message["pid"], fds[0], descriptors, records, began, wall - monotonic, exec_at)
+    done = message["host"], message["init"]
+    return Started(message["process"], message["pid"], fds[0], descriptors, *done, began, wall - monotonic, exec_at)
 
 
 def connect(folder: str) -> tuple[socket.socket, list[Introduced]]:
