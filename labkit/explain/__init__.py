@@ -1,1 +1,106 @@
-"""Traces told: what an action did, as a tree of requests, operations and kernel calls."""
+"""`labkit explain` and `%explain`: what an action did, down to the kernel calls, told as a tree.
+
+Asks the engine for its traces over HTTP (`/labkit/traces`), and joins them with the spans that the client
+itself has. Flags are named as strace(1) and the kernel's headers name them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from labkit.cli.commands.system import EXPLAIN
+from labkit.cli.grammar import Command, Flag, HelpWanted, parse
+from labkit.cli.usage import command_help
+from labkit.errors import NotFound
+from labkit.explain.decode import Style
+from labkit.explain.telling import Choice, Data, tell
+from labkit.explain.tree import Explanation, Usage
+from labkit.trace import Span
+
+if TYPE_CHECKING:
+    from labkit.client.engine import Client
+
+__all__ = ["COMMAND", "Explanation", "explain", "main"]
+
+COMMAND: Command = EXPLAIN._replace(
+    arguments="[CONTAINER|TRACE|METHOD PATH]",
+    flags=(
+        Flag("calls", "", "bool", "Show the kernel calls of each operation (default true)"),
+        Flag("no-calls", "", "bool", "Show operations only"),
+        Flag(
+            "no-times", "", "bool", "Leave out what differs from run to run: times, process IDs, IDs, own directories"
+        ),
+        Flag("full", "", "bool", "Don't shorten IDs and long arguments"),
+        Flag("only", "", "string", "Operations or calls to show, comma-separated (SetHostname,pivot_root)"),
+    ),
+    interspersed=True,
+)
+_TRACE_ID = re.compile(r"[0-9a-f]{32}")
+_LAST = "last"
+
+
+def explain(client: Client, argv: Sequence[str], client_spans: Sequence[Span]) -> Explanation | Usage:
+    """What `argv` asks for: nothing for the last action, else a container, a trace ID or a request.
+
+    `client_spans` are those of the asker's last action. NotFound if the engine keeps no such trace; StatusError in
+    Docker's wording for words that don't fit.
+    """
+    try:
+        given = parse("labkit", COMMAND, ("explain",), argv)
+    except HelpWanted as wanted:
+        return Usage(command_help("labkit", wanted.command, wanted.path))
+    stable = given.flag("no-times")
+    only = frozenset(filter(None, given.text("only").split(",")))
+    calls = bool(given.options.get("calls", True)) and not given.flag("no-calls")
+    choice = Choice(Style(stable, given.flag("full")), calls, not stable, only)
+    traces = _find(client, " ".join(given.arguments), client_spans)
+    return Explanation(tuple(tell(trace, client_spans, choice) for trace in traces))
+
+
+def _find(client: Client, wanted: str, spans: Sequence[Span]) -> list[Data]:
+    if not wanted:
+        return [_trace(client, spans[-1].context.trace_id) if spans else _trace(client, _LAST)]
+    if wanted == _LAST or _TRACE_ID.fullmatch(wanted):
+        return [_trace(client, wanted)]
+    listed = _list(client)
+    if "/" in wanted:
+        found = [line for line in listed if any(wanted in request for request in line["requests"])][:1]
+    else:
+        found = _about(client, wanted, listed)
+    if not found:
+        raise NotFound(f"No trace of {wanted}: the engine keeps the most recent ones only, since it was started")
+    return [_trace(client, line["trace_id"]) for line in reversed(found)]
+
+
+def _about(client: Client, container: str, listed: list[Data]) -> list[Data]:
+    """The traces in which something was done for a container; one that was removed is known by its ID only."""
+    try:
+        return list(client.get("/labkit/traces", {"container": container}))
+    except NotFound:
+        return [line for line in listed if any(subject.startswith(container) for subject in line["subjects"])]
+
+
+def _trace(client: Client, identity: str) -> Data:
+    found: Data = _ask(client, f"/labkit/traces/{identity}")
+    return found
+
+
+def _list(client: Client) -> list[Data]:
+    return list(_ask(client, "/labkit/traces"))
+
+
+def _ask(client: Client, path: str) -> Any:
+    try:
+        return client.get(path)
+    except NotFound as error:
+        if "page not found" in str(error):
+            raise NotFound(f"The engine at {client.host} keeps no traces: labkit's own does") from error
+        raise
+
+
+def main(client: Client, argv: Sequence[str]) -> int:
+    """The command `labkit explain`: prints the tree. Returns the exit status."""
+    print(explain(client, argv, ()).text())
+    return 0
