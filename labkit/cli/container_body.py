@@ -29,8 +29,6 @@ _CONFIG = {
 _HOST = {
     "blkio-weight": "BlkioWeight",
     "blkio-weight-device": "BlkioWeightDevice",
-    "cap-add": "CapAdd",
-    "cap-drop": "CapDrop",
     "cgroup-parent": "CgroupParent",
     "cgroupns": "CgroupnsMode",
     "cidfile": "ContainerIDFile",
@@ -140,6 +138,15 @@ def _config(given: Invocation, image: str, command: list[str]) -> dict[str, Any]
 
 def _host_config(given: Invocation) -> dict[str, Any]:
     host: dict[str, Any] = {field: given.options[option] for option, field in _HOST.items() if option in given.options}
+    host["CapAdd"], host["CapDrop"] = _capabilities(given.all("cap-add"), given.all("cap-drop"))
+    for option in (
+        "blkio-weight-device",
+        "device-read-bps",
+        "device-read-iops",
+        "device-write-bps",
+        "device-write-iops",
+    ):
+        host.setdefault(_HOST[option], [])
     host["Dns"] = given.all("dns")
     host["DnsOptions"] = given.all("dns-option")
     host["DnsSearch"] = given.all("dns-search")
@@ -158,6 +165,17 @@ def _host_config(given: Invocation) -> dict[str, Any]:
     host.update(make() for option, make in listed.items() if option in given.options)
     host.update(_security(given.all("security-opt")))
     return host
+
+
+def _capabilities(add: list[str], drop: list[str]) -> tuple[list[str] | None, list[str] | None]:
+    """(CapAdd, CapDrop) under their kernel names; what is added isn't dropped, and ALL stands alone."""
+    added, dropped = (
+        {name if name == "ALL" or name.startswith("CAP_") else f"CAP_{name}" for name in map(str.upper, names)}
+        for names in (add, drop)
+    )
+    dropped -= added - {"ALL"}
+    results = (["ALL"] if "ALL" in names else sorted(names) or None for names in (added, dropped))
+    return next(results), next(results)
 
 
 def _split(text: str, separator: str) -> tuple[str, str]:

@@ -162,8 +162,6 @@ def read_flags(
             reader.long(word, queue)
         else:
             reader.cluster(word, queue)
-        if "help" in reader.options:
-            break
     return reader.options, rest
 
 

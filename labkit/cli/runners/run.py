@@ -107,10 +107,8 @@ def _reported(session: Session, status: int) -> Iterator[None]:
 def _report(session: Session, error: LabkitError, status: int) -> StatusError:
     if isinstance(error, StatusError):
         return error
-    message = str(error).removesuffix(".")
-    return StatusError(
-        f"{session.program}: {message}\n\nRun '{session.program} run --help' for more information", status
-    )
+    name = session.program
+    return StatusError(f"{name}: {error}\n\nRun '{name} run --help' for more information", status)
 
 
 def check_tty(session: Session, attach_stdin: bool, tty: bool) -> None:

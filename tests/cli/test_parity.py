@@ -1,0 +1,203 @@
+"""The same words to `labkit` and to Docker's own command, on the same engine: the same bytes, the same status."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+READING = """
+ps
+ps -a
+ps -aq
+ps -as --no-trunc
+ps -a --format json
+ps --format '{{json .}} {{.Label "c.d-e"}}'
+ps --format 'table {{.ID}}\\t{{.Label "c.d-e"}}\\t{{.Names}}'
+ps --format raw
+ps -f status=exited -q
+ps -f foo
+ps -n 1 -q
+ps -l --format '{{.Names}}'
+ps --format '{{.Foo}}'
+ps --format '{{'
+ps -x --help
+images
+images --digests --no-trunc
+images --format json
+images nosuch
+image ls -q
+history labbb
+history -H=false --no-trunc labbb
+history --format json labbb
+inspect -f json web
+inspect web
+inspect labbb
+inspect nosuch web
+inspect -f '{{.Id' web
+inspect -f '{{.Foo}}' web
+inspect -f '{{.Name}} {{.Config.Cmd}} {{json .State}} {{range .Config.Env}}{{println .}}{{end}}' web
+inspect -f '{{index .Config.Labels "a"}} {{.HostConfig.NetworkMode}} {{len .Config.Cmd}}' web
+inspect --type image web
+container inspect nosuch
+image inspect nosuch
+port web
+port web 80
+port nosuch
+top web -o pid,comm
+top nosuch
+rm nosuch a
+rm web
+stop nosuch
+kill nosuch
+start nosuch gone2
+restart nosuch
+rename nosuch x
+rename a
+tag nosuch x
+rmi nosuch
+wait gone
+wait nosuch
+logs gone
+logs --tail 1 gone
+logs nosuch
+logs --since foo web
+pause nosuch
+unpause web
+attach gone
+attach nosuch
+exec nosuch true
+exec web sh -c 'echo out; echo err >&2; exit 5'
+exec web nosuchprogram
+exec -e A=b -w /tmp web sh -c 'echo $A; pwd'
+exec -t web sh -c 'test -t 1; echo $?'
+exec web
+save nosuch
+import nosuchfile
+version --format '{{.Server.Version}}'
+info --format '{{.ServerVersion}} {{.NCPU}}'
+container ls
+container list -a
+container foo
+foo
+ps foo
+ps --foo
+"""
+
+RUNNING = """
+run --rm --network none labbb sh -c 'echo out; echo err >&2; exit 7'
+run --rm --network none labbb nosuch
+run --rm --network none labbb /etc
+run --rm --network none -a stderr labbb sh -c 'echo out; echo err >&2'
+run --rm --network none --entrypoint echo labbb hi there
+run --rm --network none -h box -e FOO=bar -w /tmp labbb sh -c 'hostname; echo $FOO; pwd'
+run --rm --network none -e HOME -e NOSUCHVARIABLE labbb sh -c 'echo $HOME'
+run --rm --network none -m 1k labbb true
+run --network none --name web labbb true
+run -it labbb true
+run -m foo labbb
+run --cpus x labbb
+run --ulimit foo labbb
+run -a foo labbb
+run --restart always --rm labbb
+run --pull foo labbb
+run --pull never nosuch
+run --name
+run -Z
+run
+run -d -a stdin labbb
+run -d --rm -p foo labbb
+run -v :/x labbb
+run --mount foo labbb
+run --device '' labbb
+run --security-opt foo labbb
+run --env-file /nosuch labbb
+run --health-interval=-1s labbb
+run --gpus foo=1 labbb
+run --add-host foo labbb
+run --log-opt a=b --log-driver none labbb
+run --memory-swappiness 200 labbb
+run --pid foo labbb
+"""
+
+HELPS = """
+ps inspect stop kill restart wait rm logs attach rename top pause unpause port tag load save import
+history pull info events
+"""
+
+
+def words(text: str) -> list[str]:
+    return [line for line in text.strip().splitlines() if line]
+
+
+@pytest.fixture(autouse=True)
+def containers(engine: str) -> None:
+    docker("run -d --name web --network none -l a=b -l c.d-e=f labbb sleep 1000")
+    docker("run --name gone --network none labbb sh -c 'echo one; echo two >&2; exit 3'")
+
+
+def docker(line: str) -> tuple[int, str, str]:
+    """What docker answers, with its own name replaced by ours."""
+    status, out, err = told(["docker", *shlex.split(line)])
+    own_name = re.compile(r"\bdocker(?=:| [a-z-]| \[|$)", re.MULTILINE)
+    return status, own_name.sub("labkit", out), own_name.sub("labkit", err)
+
+
+def labkit(line: str) -> tuple[int, str, str]:
+    return told([sys.executable, "-m", "labkit.cli.main", *shlex.split(line)])
+
+
+def told(argv: list[str]) -> tuple[int, str, str]:
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+def differences(lines: list[str]) -> str:
+    """What was answered differently. Asked again when a second may have passed in between: texts say "2 seconds"."""
+    found = []
+    for line in lines:
+        for _ in range(3):
+            ours, theirs = labkit(line), docker(line)
+            if ours == theirs:
+                break
+        else:
+            found.append(f"\n{line}\n   labkit: {ours}\n   docker: {theirs}")
+    return "".join(found)
+
+
+@pytest.mark.parametrize("lines", [READING, RUNNING], ids=["reading", "running"])
+def test_the_same_words_give_the_same(lines: str) -> None:
+    assert differences(words(lines)) == ""
+
+
+def test_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With no engine to ask, docker shows the options of its newest API.
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/x.sock")
+    assert differences([f"{command} --help" for command in HELPS.split()]) == ""
+
+
+def test_what_the_words_of_run_ask_for(engine: str) -> None:
+    """Both commands' containers are the same to the engine."""
+    options = (
+        "--network none -it -e A=1 -l x=y -m 64m --memory-swap 128m --cpus 0.5 --pids-limit 50 --cap-add NET_ADMIN "
+        "--cap-drop MKNOD --read-only --tmpfs /t:size=1m -v /tmp:/host:ro -v /anonymous -w /t -u 1:1 --init "
+        "--ulimit nofile=10:20 --sysctl net.ipv4.ip_forward=1 --restart on-failure:2 --stop-signal USR1 "
+        "--stop-timeout 3 "
+        "--device /dev/zero --security-opt no-new-privileges --shm-size 1m --log-opt max-size=1m --health-cmd true "
+        "--dns 1.2.3.4 --add-host a:1.2.3.4 --expose 80-81 --group-add 7 --oom-score-adj 100 --cpu-shares 5 "
+        "--mount type=tmpfs,dst=/m,tmpfs-size=1m --ipc private --uts host --entrypoint sh labbb -c true"
+    )
+    assert labkit(f"create --name ours {options}")[0] == 0
+    assert docker(f"create --name theirs {options}")[0] == 0
+    # The host name is the beginning of the ID where none is given.
+    template = shlex.quote("{{json .Config}} {{json .HostConfig}}")
+    ours, theirs = (
+        re.sub(r'"Hostname":"[0-9a-f]{12}"', "", labkit(f"inspect -f {template} {name}")[1])
+        for name in ("ours", "theirs")
+    )
+    assert ours == theirs
