@@ -12,7 +12,7 @@ import shlex
 import signal
 from base64 import b64decode
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from labkit.errors import KernelError
 from labkit.kernel import constants as c
@@ -274,7 +274,7 @@ class Execute(Operation):
         return dict(entry.split("=", 1) for entry in self.env if "=" in entry)
 
     def program(self) -> str:
-        """The path of the program. Looked up before the execve(2), as runc does: the trace can tell it then."""
+        """The program's path. Looked up before the one execve(2), as runc does, so that the trace can tell it."""
         program = self.argv[0]
         if "/" in program:
             return program
@@ -282,151 +282,11 @@ class Execute(Operation):
         found = [f"{folder or '.'}/{program}" for folder in path.split(":")]
         files = [candidate for candidate in found if os.path.isfile(candidate)]
         runnable = [candidate for candidate in files if os.access(candidate, os.X_OK)]
-        return next(iter([*runnable, *files, program]))
+        return next(iter([*runnable, *files, *found]))
 
-    def describe(self) -> str:
-        return f"become user {self.uid}, group {self.gid}"
-
-    def shell(self) -> str:
-        groups = ",".join(map(str, self.groups)) or "0"
-        return f"setpriv --reuid {self.uid} --regid {self.gid} --groups {groups} \\"
-
-
-@dataclass(frozen=True, slots=True)
-class NoNewPrivileges(Operation):
-    """From here on no execve(2) grants privileges: setuid bits and file capabilities do nothing."""
-
-    man: ClassVar[str] = "PR_SET_NO_NEW_PRIVS(2const)"
-
-    def run(self, context: Context) -> Result:
-        syscalls.prctl(c.PR_SET_NO_NEW_PRIVS, 1)
-        return None
-
-    def describe(self) -> str:
-        return "never gain privileges by running a program"
-
-    def shell(self) -> str:
-        return "setpriv --no-new-privs \\"
-
-
-@dataclass(frozen=True, slots=True)
-class InstallSeccomp(Operation):
-    """Filter this process's system calls from here on, and those of all it will run.
-
-    `program` is the filter in base64: struct sock_filter, 8 bytes each (seccomp(2)). Without no_new_privs this
-    needs CAP_SYS_ADMIN, so it comes before capabilities are dropped.
-    """
-
-    program: str
-    flags: int = 0
-    man: ClassVar[str] = "seccomp(2)"
-
-    def run(self, context: Context) -> Result:
-        syscalls.seccomp(c.SECCOMP_SET_MODE_FILTER, self.flags, b64decode(self.program))
-        return None
-
-    def describe(self) -> str:
-        return f"filter system calls with {len(self.program) * 3 // 32} instructions of BPF"
-
-
-@dataclass(frozen=True, slots=True)
-class WriteSysctl(Operation):
-    """Set a kernel parameter of this process's namespaces (sysctl(8), proc_sys(5))."""
-
-    key: str
-    value: str
-    man: ClassVar[str] = "proc_sys(5)"
-
-    def run(self, context: Context) -> Result:
-        syscalls.write_file(f"/proc/sys/{self.key.replace('.', '/')}", self.value)
-        return None
-
-    def describe(self) -> str:
-        return f"set {self.key} to {self.value}"
-
-    def shell(self) -> str:
-        return f"sysctl -w {shlex.quote(f'{self.key}={self.value}')}"
-
-
-@dataclass(frozen=True, slots=True)
-class EnterDirectory(Operation):
-    """Make a directory the working directory, making it first if it is missing."""
-
-    path: str
-    make: bool = True
-    man: ClassVar[str] = "chdir(2)"
-
-    def run(self, context: Context) -> Result:
-        if self.make:
-            make_mount_point(self.path, directory=True)
-        syscalls.chdir(self.path)
-        return None
-
-    def describe(self) -> str:
-        return f"work in {self.path}"
-
-    def shell(self) -> str:
-        path = shlex.quote(self.path)
-        return f"mkdir -p {path} && cd {path}" if self.make else f"cd {path}"
-
-
-@dataclass(frozen=True, slots=True)
-class SealDescriptors(Operation):
-    """Make sure that no descriptor but the standard streams outlives the exec: the host's files lie behind some."""
-
-    man: ClassVar[str] = "close_range(2)"
-
-    def run(self, context: Context) -> Result:
-        try:
-            syscalls.close_range(3, c.CLOSE_RANGE_CLOEXEC)
-        except KernelError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOSYS):  # before Linux 5.11
-                raise
-            for name in os.listdir("/proc/self/fd"):
-                if int(name) > 2:
-                    _seal(int(name))
-        return None
-
-    def describe(self) -> str:
-        return "let no other open file through to the program"
-
-
-def _seal(fd: int) -> None:
-    try:
-        os.set_inheritable(fd, False)
-    except OSError as error:
-        if error.errno != errno.EBADF:  # the listing's own descriptor is closed by now
-            raise
-
-
-@dataclass(frozen=True, slots=True)
-class Execute(Operation):
-    """Become the program. `env` is "NAME=value" strings; a program without a slash is looked up in its PATH.
-
-    Raises KernelError with ENOENT if there is none, with EACCES if it may not be run (execvp(3)).
-    """
-
-    argv: tuple[str, ...]
-    env: tuple[str, ...]
-    man: ClassVar[str] = "execve(2)"
-
-    def run(self, context: Context) -> Result:
-        env = dict(entry.split("=", 1) for entry in self.env if "=" in entry)
-        best: KernelError | None = None
-        for path in self.candidates(env.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")):
-            try:
-                syscalls.execve(path, self.argv, env)
-            except KernelError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
-                    raise
-                best = error if best is None or error.errno == errno.EACCES else best
-        raise best or syscalls.failure("execve", (self.argv[0],), errno.ENOENT)
-
-    def candidates(self, path: str) -> list[str]:
-        program = self.argv[0]
-        if "/" in program:
-            return [program]
-        return [f"{folder or '.'}/{program}" for folder in path.split(":")]
+    def record(self) -> tuple[Any, ...]:
+        """The call that `run` is about to make: one that succeeds doesn't return to tell of it."""
+        return syscalls.record_execve(self.program(), self.argv, len(self.environment()))
 
     def describe(self) -> str:
         return f"become {shlex.join(self.argv)}"
