@@ -94,11 +94,12 @@ def write_durably(path: Path, data: bytes, workspace: Path) -> None:
 
 def sync_directory(directory: Path) -> None:
     """Makes the renames in a directory durable (fsync(2) on it)."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with disk_errors(f"writing to {directory}"):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def sync_filesystem(directory: Path) -> None:

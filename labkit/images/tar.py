@@ -20,12 +20,13 @@ _FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s")
 _EXTENSION_LIMIT = 1 << 20  # of pax headers, long names and sparse maps: what Go's archive/tar takes
 _SIZE_LIMIT = 1 << 44  # 16 TiB, ext4's largest file
 _ID_LIMIT = (1 << 32) - 1  # that number itself means "unchanged" to chown(2)
+_SECOND = 1_000_000_000  # in nanoseconds
 _TIME_LIMIT = 1 << 40  # seconds; far beyond what a filesystem stores
 
 REGULAR, HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 _REGULAR_TYPES = frozenset((b"0", b"\0", b"7", b"S"))
 _HEADER_ONLY = frozenset((HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO))
-_NO_XATTRS: dict[str, bytes] = {}
+_NO_PAX: dict[str, bytes] = {}
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -45,7 +46,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     link: bytes = b""
     major: int = 0
     minor: int = 0
-    xattrs: dict[str, bytes] = _NO_XATTRS
+    xattrs: dict[str, bytes] = _NO_PAX
     stored: int = 0
     extents: tuple[tuple[int, int], ...] | None = None
 
@@ -87,13 +88,26 @@ def _bounded(value: int, limit: int, what: str) -> int:
     return value
 
 
+def _owner(field: bytes, pax: bytes | None) -> int:
+    """A user or group ID."""
+    return _bounded(_number(field) if pax is None else _decimal(pax), _ID_LIMIT, "owner")
+
+
+def _mtime(field: bytes, pax: bytes | None) -> int:
+    """The time of the last change in nanoseconds."""
+    nanoseconds = _number(field) * _SECOND if pax is None else _nanoseconds(pax)
+    if abs(nanoseconds) >= _TIME_LIMIT * _SECOND:
+        _malformed(f"time {nanoseconds // _SECOND}")
+    return nanoseconds
+
+
 def _nanoseconds(text: bytes) -> int:
     """A pax time, `[-]SECONDS[.FRACTION]`, in nanoseconds."""
     seconds, _, fraction = text.partition(b".")
     negative = seconds.startswith(b"-")
     whole = _decimal(seconds[negative:])
     nanos = _decimal(fraction[:9].ljust(9, b"0")) if fraction else 0
-    total = whole * 1_000_000_000 + nanos
+    total = whole * _SECOND + nanos
     return -total if negative else total
 
 
@@ -223,53 +237,49 @@ class TarReader:
     def _member(
         self, fields: tuple[bytes, ...], block: bytes, records: list[tuple[str, bytes]], name: bytes, link: bytes
     ) -> Entry:
+        """The entry of this header, with what the extension headers before it said."""
+        pax = {key: value for key, value in records if value} if records else _NO_PAX
+        name = pax.get("path") or name or _header_name(fields, block)
+        link = pax.get("linkpath") or link or _text(fields[8])
         kind = fields[7]
-        name = name or _header_name(fields, block)
         if kind == b"\0" and name.endswith(b"/"):  # v7 has no other mark of a directory
             kind = DIRECTORY
-        size = _number(fields[4])
-        values: dict[str, int] = {"uid": _number(fields[2]), "gid": _number(fields[3])}
-        mtime, xattrs, sparse = _number(fields[5]) * 1_000_000_000, _NO_XATTRS, None
-        link = link or _text(fields[8])
-        if records:
-            pax = {key: value for key, value in records if value}
-            name, link = pax.get("path", name), pax.get("linkpath", link)
-            size = _decimal(pax["size"]) if "size" in pax else size
-            values |= {key: _decimal(pax[key]) for key in ("uid", "gid") if key in pax}
-            mtime = _nanoseconds(pax["mtime"]) if "mtime" in pax else mtime
-            xattrs = {key[13:]: value for key, value in records if key.startswith("SCHILY.xattr.")}
-            sparse = [record for record in records if record[0].startswith("GNU.sparse.")]
+        size = _decimal(pax["size"]) if "size" in pax else _number(fields[4])
         stored = 0 if kind in _HEADER_ONLY else _bounded(size, _SIZE_LIMIT, "size")
+        name, size, extents = self._begin_data(kind, name, stored, block, records)
         if b"\0" in name or b"\0" in link:
             _malformed("a name with a NUL")
-        if abs(mtime) >= _TIME_LIMIT * 1_000_000_000:
-            _malformed(f"time {mtime // 1_000_000_000}")
-        extents: tuple[tuple[int, int], ...] | None = None
-        real = stored
-        if kind == b"S":
-            self._expect(0)
-            real, extents = self._gnu_sparse(block)
-        self._expect(stored)
-        if sparse and kind in _REGULAR_TYPES:
-            name, real, extents = self._pax_sparse(name, sparse)
-        if extents is not None:
-            _check_extents(extents, self._left, real)
         device = kind in (CHARACTER, BLOCK_DEVICE)
         return Entry(
             name,
             REGULAR if kind in _REGULAR_TYPES else kind,
             _bounded(_number(fields[1]), 1 << 32, "mode") & 0o7777,
-            _bounded(values["uid"], _ID_LIMIT, "uid"),
-            _bounded(values["gid"], _ID_LIMIT, "gid"),
-            real,
-            mtime,
+            _owner(fields[2], pax.get("uid")),
+            _owner(fields[3], pax.get("gid")),
+            size,
+            _mtime(fields[5], pax.get("mtime")),
             link,
             _bounded(_number(fields[12]), 1 << 12, "device number") if device else 0,
             _bounded(_number(fields[13]), 1 << 20, "device number") if device else 0,
-            xattrs,
+            {key[13:]: value for key, value in records if key.startswith("SCHILY.xattr.")} if records else _NO_PAX,
             self._left,
             extents,
         )
+
+    def _begin_data(
+        self, kind: bytes, name: bytes, stored: int, block: bytes, records: list[tuple[str, bytes]]
+    ) -> tuple[bytes, int, tuple[tuple[int, int], ...] | None]:
+        """Gets ready for the entry's data; its name, size and extents, which sparse formats say in their own ways."""
+        size, extents = stored, None
+        if kind == b"S":
+            size, extents = self._gnu_sparse(block)
+        self._expect(stored)
+        if records and kind in _REGULAR_TYPES:
+            sparse = [record for record in records if record[0].startswith("GNU.sparse.")]
+            name, size, extents = self._pax_sparse(name, sparse) if sparse else (name, size, extents)
+        if extents is not None:
+            _check_extents(extents, self._left, size)
+        return name, size, extents
 
     def _gnu_sparse(self, block: bytes) -> tuple[int, tuple[tuple[int, int], ...]]:
         """Size and extents of an old GNU sparse entry: four extents in the header, 21 in each block that follows."""

@@ -479,6 +479,19 @@ def test_a_full_disk(tmp_path: Path) -> None:
         subprocess.run(["umount", tmp_path], check=True)
 
 
+def test_an_index_that_can_not_be_written(store: ImageStore, tmp_path: Path) -> None:
+    """The last step of a load fails: what was in place already is taken away again, and the old names stand."""
+    load(store, docker_archive([BASE], ["old"]))
+    before = store.list()
+    (tmp_path / "store/index.json").unlink()
+    (tmp_path / "store/index.json").mkdir()
+    with pytest.raises(LabkitError, match="Is a directory"):
+        load(store, docker_archive([TOP], ["new"]))
+    assert store.list() == before
+    assert len(blobs(tmp_path / "store")) == 3
+    assert len(os.listdir(tmp_path / "store/snapshots")) == 1
+
+
 def test_many_threads(store: ImageStore) -> None:
     """Loads, names, removals and saves of images that share a layer, all at once."""
     archives = [docker_archive([BASE, tar(member(f"f{n}"))], [f"app:{n}"]) for n in range(4)]
