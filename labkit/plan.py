@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from labkit.errors import KernelError, LabkitError
 from labkit.trace import RECORDER
@@ -24,12 +24,22 @@ Result = int | str | None
 OPERATIONS: dict[str, type[Operation]] = {}
 
 
-class Context:
-    """What operations of one execution hand on to each other: open descriptors by name, and the init's pid."""
+class Fork(Protocol):
+    """A child that was forked ahead and waits (`labkit.runtime.parking`)."""
 
-    def __init__(self, descriptors: dict[str, int] | None = None, pid: int = 0) -> None:
+    def take(self, context: Context) -> int: ...
+
+
+class Context:
+    """What operations of one execution hand on to each other: open descriptors by name, and the init's pid.
+
+    `parked` is a child that may be taken instead of forking one.
+    """
+
+    def __init__(self, descriptors: dict[str, int] | None = None, pid: int = 0, parked: Fork | None = None) -> None:
         self.descriptors = descriptors or {}
         self.pid = pid
+        self.parked = parked
         self.in_child = False
 
 
@@ -38,10 +48,12 @@ class Operation:
     """One thing done to the machine: a system call or a few that belong together.
 
     Fields are plain data (str, int, bool, None, tuples of these), so that an operation can travel to another
-    process as JSON. `man` names the manual page that explains it.
+    process as JSON. `man` names the manual page that explains it. `ahead` says that it depends on nothing but the
+    process and its new namespaces, so that a child that waits for a plan can have done it (`labkit.runtime.parking`).
     """
 
     man: ClassVar[str] = ""
+    ahead: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         # Named explicitly: @dataclass(slots=True) makes a second class object, for which super() has no cell.
@@ -122,6 +134,11 @@ class Plan:
     def decode(cls, data: list[Any]) -> Self:
         name, steps = data
         return cls(name, tuple(Step(actor, decode(operation)) for actor, *operation in steps))
+
+    @staticmethod
+    def encoded_steps(data: list[Any], actor: str) -> list[list[Any]]:
+        """Of an encoded plan: one actor's operations, still encoded, after their places."""
+        return [[place, *operation] for place, (who, *operation) in enumerate(data[1]) if who == actor]
 
     def shell(self) -> str:
         """The plan as a shell script that does the same by hand."""

@@ -49,6 +49,7 @@ class DropBounding(Operation):
 
     dropped: tuple[str, ...]
     man: ClassVar[str] = "capabilities(7)"
+    ahead: ClassVar[bool] = True
 
     def run(self, context: Context) -> Result:
         for name in self.dropped:

@@ -17,6 +17,7 @@ class BringUpLoopback(Operation):
     """Set the `lo` link of this network namespace up: 127.0.0.1 and ::1 work from then on."""
 
     man: ClassVar[str] = "netdevice(7)"
+    ahead: ClassVar[bool] = True
 
     def run(self, context: Context) -> Result:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:

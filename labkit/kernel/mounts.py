@@ -114,6 +114,7 @@ class SetPropagation(Operation):
     target: str
     flags: int
     man: ClassVar[str] = "mount_namespaces(7)"
+    ahead: ClassVar[bool] = True
 
     def run(self, context: Context) -> Result:
         syscalls.mount(None, self.target, None, self.flags)

@@ -58,7 +58,7 @@ class CloneInit(Operation):
     """Fork the container's first process, its init, straight into new namespaces.
 
     `cgroup` is the v2 cgroup directory that the child is born in, or empty. The result is the init's pid; its
-    pidfd is `pidfd` in the context.
+    pidfd is `pidfd` in the context. A child that was forked ahead into the same namespaces is taken instead.
     """
 
     flags: int
@@ -66,6 +66,8 @@ class CloneInit(Operation):
     man: ClassVar[str] = "clone(2)"
 
     def run(self, context: Context) -> Result:
+        if context.parked:
+            return context.parked.take(context)
         directory = syscalls.open_path(self.cgroup, os.O_RDONLY | os.O_DIRECTORY) if self.cgroup else -1
         pid, pidfd = syscalls.clone3(self.flags, directory)
         if pid == 0:

@@ -36,6 +36,7 @@ class NewSession(Operation):
     """Lead a session of its own, without the caller's terminal (setsid(2))."""
 
     man: ClassVar[str] = "setsid(2)"
+    ahead: ClassVar[bool] = True
 
     def run(self, context: Context) -> Result:
         syscalls.setsid()
@@ -53,6 +54,7 @@ class ResetSignals(Operation):
     """Give all signals their default action and unblock them: the spawner's own settings are not the program's."""
 
     man: ClassVar[str] = "signal(7)"
+    ahead: ClassVar[bool] = True
 
     def run(self, context: Context) -> Result:
         for number in CHANGED_SIGNALS:

@@ -11,28 +11,32 @@ import gc
 import marshal
 import os
 import time
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from labkit.errors import KernelError, LabkitError
-from labkit.kernel.syscalls import record_execve
-from labkit.plan import Context, Operation, perform
+from labkit.kernel.process import Execute
+from labkit.plan import Context, Numbered, Record, perform
 
 TERMINAL, RECORDS, ERROR = b"\0", b"\1", b"\2"
 
 
-def run_init(operations: tuple[tuple[int, Operation], ...], context: Context) -> NoReturn:
-    """Run the operations, the last of which executes the program. Never returns; exits with 127 after an error."""
+def run_init(operations: Numbered, context: Context, done: Sequence[Record] = ()) -> NoReturn:
+    """Run the operations, the last of which executes the program. Never returns; exits with 127 after an error.
+
+    `done` are the records of operations that have run already.
+    """
     gc.disable()  # a collection would copy every page that it looks at, for nothing
     control = context.descriptors["control"]
-    records = []
+    records: list[Any] = [tuple(record) for record in done]
     try:
         for place, operation in operations[:-1]:
             records.append(tuple(perform(place, operation, context)))
         place, operation = operations[-1]
         began = time.monotonic_ns()
-        calls = [record_execve(getattr(operation, "argv", ("?",))[0], getattr(operation, "argv", ()), 0)]
-        records.append((place, None, began, began, calls, ""))
-        os.write(control, RECORDS + marshal.dumps(records, 4))
+        calls = [operation.record()] if isinstance(operation, Execute) else []
+        last = (place, None, began, began, calls, "")
+        os.write(control, RECORDS + marshal.dumps([*records, last], 4))
         perform(place, operation, context)
     except KernelError as error:
         _report(control, error.call, error.errno, error.hint, error.operation, error.record, records)

@@ -94,10 +94,9 @@ def start_plan(
     namespaces = {entry["type"]: entry.get("path", "") for entry in linux.get("namespaces", ())}
     host = [*create_cgroups(linux, machine.cgroups), clone_init(namespaces, linux, machine.cgroups)]
     init: list[Operation] = [
-        ResetSignals(),
+        *settle_in(spec, namespaces, machine),
         *join_cgroups(linux, machine.cgroups),
         *join_namespaces(namespaces),
-        NewSession(),
         *enter_root(spec, layers, files, machine.cgroups),
         *make_devices(linux),
         stdio(spec["process"], size, True, streams),
@@ -107,7 +106,7 @@ def start_plan(
         *(MakeReadOnly(path) for path in linux.get("readonlyPaths", ())),
         DetachOldRoot(),
         *([MakeReadOnly("/", mounted=True)] if spec["root"].get("readonly") else []),
-        *become(spec["process"], machine, seccomp),
+        *become(spec["process"], seccomp),
     ]
     return _plan("start", host, init)
 
@@ -129,17 +128,30 @@ def exec_plan(
     host: list[Operation] = [CloneIntoPidNamespace(init, "pid" in own, v2)]
     inside: list[Operation] = [
         ResetSignals(),
+        NewSession(),
+        *drop_bounding(process.get("capabilities"), machine),
         *join_cgroups(linux, machine.cgroups),
         JoinNamespaces(init, flags),
-        NewSession(),
         stdio(process, size, False, streams),
-        *become(process, machine, seccomp),
+        *become(process, seccomp),
     ]
     return _plan("exec", host, inside)
 
 
 def _plan(name: str, host: list[Operation], init: list[Operation]) -> Plan:
     return Plan(name, tuple(Step("spawner", op) for op in host) + tuple(Step("init", op) for op in init))
+
+
+def settle_in(spec: Spec, namespaces: dict[str, str], machine: Machine) -> list[Operation]:
+    """What a process in new namespaces does first. It depends on the container in little, so it may be done ahead."""
+    propagation = PROPAGATION[spec.get("linux", {}).get("rootfsPropagation") or "rslave"]
+    return [
+        ResetSignals(),
+        NewSession(),
+        SetPropagation("/", propagation),
+        *([BringUpLoopback()] if namespaces.get("network") == "" else []),
+        *drop_bounding(spec["process"].get("capabilities"), machine),
+    ]
 
 
 def create_cgroups(linux: Spec, layout: cgroups.Layout) -> list[Operation]:
@@ -204,11 +216,10 @@ def join_namespaces(namespaces: dict[str, str]) -> list[Operation]:
 def enter_root(spec: Spec, layers: Layers | None, files: frozenset[str], layout: cgroups.Layout) -> list[Operation]:
     """Mount the root, make it the root, mount the rest inside it."""
     root = spec["root"]["path"]
-    propagation = PROPAGATION[spec.get("linux", {}).get("rootfsPropagation") or "rslave"]
     bottom: Operation = BindMount(root, root, c.MS_BIND | c.MS_REC)
     if layers:
         bottom = MountOverlay(layers.base, layers.lower, layers.upper, layers.work, root)
-    before: list[Operation] = [SetPropagation("/", propagation), bottom]
+    before: list[Operation] = [bottom]
     after: list[Operation] = []
     for entry in spec.get("mounts", ()):
         held, attached = mount(entry, files, spec, layout)
@@ -294,18 +305,16 @@ def stdio(process: Spec, size: tuple[int, int], console: bool, streams: tuple[st
 
 
 def name_host(spec: Spec, namespaces: dict[str, str]) -> list[Operation]:
-    """The host's name and the loopback link, each if its namespace is the container's own."""
+    """The host's name, if the namespace is the container's own."""
     operations: list[Operation] = []
     if namespaces.get("uts") == "" and spec.get("hostname"):
         operations.append(SetHostname(spec["hostname"]))
     if namespaces.get("uts") == "" and spec.get("domainname"):
         operations.append(SetDomainname(spec["domainname"]))
-    if namespaces.get("network") == "":
-        operations.append(BringUpLoopback())
     return operations
 
 
-def become(process: Spec, machine: Machine, seccomp: bytes) -> list[Operation]:
+def become(process: Spec, seccomp: bytes) -> list[Operation]:
     """From root in a container to the program: limits, directory, user, capabilities, filter, execve.
 
     Without no_new_privs the filter must be installed while CAP_SYS_ADMIN is still there; with it, it comes
@@ -324,25 +333,30 @@ def become(process: Spec, machine: Machine, seccomp: bytes) -> list[Operation]:
         *([NoNewPrivileges()] if quiet else install),
         EnterDirectory(process.get("cwd") or "/"),
         SealDescriptors(),
-        *change_user(user, process.get("capabilities"), machine),
+        *change_user(user, process.get("capabilities")),
         *(install if quiet else []),
         Execute(tuple(process["args"]), tuple(process.get("env", ()))),
     ]
 
 
-def change_user(user: Spec, capabilities: Spec | None, machine: Machine) -> list[Operation]:
-    """The bounding set, then the user, then the capabilities that stay."""
+def drop_bounding(capabilities: Spec | None, machine: Machine) -> list[Operation]:
+    """Give up what no program of the container shall ever have. This process keeps what it needs until its exec."""
+    if capabilities is None:
+        return []
+    dropped = tuple(name for name in names(machine.bounding) if name not in capabilities.get("bounding", ()))
+    return [DropBounding(dropped)] if dropped else []
+
+
+def change_user(user: Spec, capabilities: Spec | None) -> list[Operation]:
+    """The user, then the capabilities that stay."""
     become_user = SetUser(
         user.get("uid", 0), user.get("gid", 0), tuple(user.get("additionalGids", ())), user.get("umask", 0o022)
     )
     if capabilities is None:
         return [become_user]
     sets = {key: tuple(value) for key, value in capabilities.items()}
-    bounding = sets.get("bounding", ())
-    dropped = tuple(name for name in names(machine.bounding) if name not in bounding)
     keep = [sets.get(key, ()) for key in ("effective", "permitted", "inheritable", "ambient")]
     return [
-        *([DropBounding(dropped)] if dropped else []),
         KeepCapabilities(True),
         become_user,
         KeepCapabilities(False),

@@ -21,11 +21,15 @@ from typing import Any, NoReturn
 
 from labkit.errors import KernelError, LabkitError
 from labkit.kernel.cgroups import CreateCgroup, oom_kills
-from labkit.plan import Context, Execution, Journal, Plan, recover
+from labkit.kernel.namespaces import CloneInit
+from labkit.plan import Context, Execution, Journal, Numbered, Plan, decode, recover
 from labkit.runtime import channel, plans
 from labkit.runtime.init import ERROR, RECORDS, TERMINAL, run_init
+from labkit.runtime.parking import Encoded, Kind, Parked, kind_of, park
 
 PROTOCOL = 1
+PAUSE = 0.001
+"""Seconds without anything to do after which a child is parked for the next start."""
 OPERATIONS = plans  # imported for its side effect: all operations that a plan may hold are known by name
 
 
@@ -77,6 +81,9 @@ class Spawner:
         self.daemon: socket.socket | None = None
         self.selector = selectors.EpollSelector()
         self.running = True
+        self.parked: Parked | None = None
+        self.kind: Kind | None = None
+        self.wanted = False
         for name in recover(self.journals, self.log):
             self.log(f"undid {name}, which a dead spawner had left")
         self.listener = self._listen(os.path.join(folder, "spawner.sock"))
@@ -102,8 +109,13 @@ class Spawner:
         gc.collect()
         gc.freeze()
         while self.running:
-            for key, _ in self.selector.select():
+            events = self.selector.select(PAUSE if self.wanted else None)
+            for key, _ in events:
                 key.data()
+            if self.wanted and not events:
+                self.park()
+        if self.parked:
+            self.parked.discard()
         os.unlink(os.path.join(self.folder, "spawner.sock"))
 
     def accept(self) -> None:
@@ -168,34 +180,67 @@ class Spawner:
         """Run the host's side of a plan, which forks; the child goes on with the rest of it."""
         lent = dict(zip(message["child"], fds, strict=False))
         kept = dict(zip(message["keep"], fds[len(lent) :], strict=True))
-        parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        context = Context({**lent, "control": child.fileno()})
-        plan = Plan.decode(message["plan"])
-        execution = Execution(plan.by("spawner"), context, Journal(os.path.join(self.journals, message["key"])))
+        host, init = (Plan.encoded_steps(message["plan"], actor) for actor in ("spawner", "init"))
+        operations = tuple((place, decode(data)) for place, *data in host)
+        journal = Journal(os.path.join(self.journals, message["key"]))
+        execution = Execution(operations, Context(dict(lent), parked=self.take_parked(operations, init)), journal)
         began = time.time_ns()
         try:
-            self._fork(plan, execution)
-            process = Process(message["key"], context, execution, kept, parent, message["request"], began)
+            control = self.fork(execution, init, lent)
+            process = Process(message["key"], execution.context, execution, kept, control, message["request"], began)
             self.watch(process)
         except LabkitError as error:
-            parent.close()
             _close(kept)
             self.refuse(message["request"], error, execution)
         finally:
-            child.close()
             _close(lent)
 
-    def _fork(self, plan: Plan, execution: Execution) -> None:
+    def take_parked(self, operations: Numbered, init: Encoded) -> Parked | None:
+        """The parked child, if it is what the plan is about to fork; from now on that kind is parked."""
+        clone = next((op for _, op in operations if isinstance(op, CloneInit) and not op.cgroup), None)
+        if clone is None:
+            return None
+        self.kind = kind_of(clone.flags, init)
+        parked, self.parked = self.parked, None
+        if parked and not parked.fits(self.kind):
+            parked.discard()
+            return None
+        return parked
+
+    def fork(self, execution: Execution, init: Encoded, lent: dict[str, int]) -> socket.socket:
+        """Run the host's operations and give the child its own; returns the control socket to it."""
         assert execution.journal
+        context, parked = execution.context, execution.context.parked
+        control, child = (None, None) if parked else socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if child:
+            context.descriptors["control"] = child.fileno()
         execution.journal.open(execution.operations)
         try:
             execution.run_or_undo()
         except LabkitError:
             execution.journal.remove()
+            if isinstance(parked, Parked):
+                self.parked = parked
             raise
-        if execution.context.in_child:
-            run_init(plan.by("init"), execution.context)
+        if context.in_child:
+            run_init(tuple((place, decode(data)) for place, *data in init), context)
         execution.journal.close()
+        if isinstance(parked, Parked):
+            parked.work(init, lent)
+            return parked.control
+        assert control
+        assert child
+        child.close()
+        return control
+
+    def park(self) -> None:
+        """Have a child ready for the next start of the usual kind."""
+        self.wanted = False
+        if self.kind and not self.parked:
+            try:
+                self.parked = park(self.kind)
+            except KernelError as error:
+                self.log(f"no child is parked: {error}")
 
     def watch(self, process: Process) -> None:
         self.processes[process.key] = process
@@ -243,6 +288,7 @@ class Spawner:
         message["init"] = process.records
         names = list(process.kept)
         self.tell(message | {"names": names}, (process.pidfd, *process.kept.values()))
+        self.wanted = True
 
     def reap(self, process: Process) -> None:
         """A process has ended: take its status, undo the host's side of its plan, tell the daemon."""

@@ -1,0 +1,121 @@
+"""A child that is forked before anybody asks: it waits in new namespaces for the rest of a plan.
+
+Making namespaces, and the page faults of a fresh fork, are a good part of a start, and don't depend on the
+container. So the spawner keeps one parked child of the kind that was last needed. A plan's `CloneInit` takes
+it instead of forking if it fits, and the trace tells the calls that were made ahead, with the times at which
+they were made.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import socket
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from labkit.kernel import syscalls
+from labkit.plan import OPERATIONS, Context, Numbered, Record, decode, perform
+from labkit.runtime import channel
+from labkit.runtime.init import run_init
+from labkit.trace import RECORDER
+
+Encoded = list[list[Any]]
+"""Operations as `labkit.plan.encode` gives them, after their places in the plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a parked child is good for: the namespaces to fork into, and what to do there before waiting.
+
+    `rest` is what such a plan went on with the last time. The child decodes it to have touched the memory
+    that it will need (a fork copies pages when they are first written).
+    """
+
+    flags: int
+    first: Encoded
+    rest: Encoded = field(compare=False)
+
+
+def kind_of(flags: int, init: Encoded) -> Kind:
+    """The kind for plans like this one: the operations that may be done ahead are those at its beginning."""
+    count = next((i for i, (_, name, *_fields) in enumerate(init) if not OPERATIONS[name].ahead), len(init))
+    return Kind(flags, [operation[1:] for operation in init[:count]], init[count:])
+
+
+@dataclass(slots=True)
+class Parked:
+    """A waiting child: what it is good for, and the other end of its control socket."""
+
+    kind: Kind
+    pid: int
+    pidfd: int
+    control: socket.socket
+    calls: list[tuple[Any, ...]]
+    mounts: int
+
+    def fits(self, kind: Kind) -> bool:
+        """Whether it can be what a plan wants to fork.
+
+        Its mount namespace is a copy of the host's at its fork: it is no longer true once the host's mounts have
+        changed, which a poll of /proc/self/mountinfo tells (proc(5)).
+        """
+        watch = select.poll()
+        watch.register(self.mounts, select.POLLPRI)
+        return kind == self.kind and not watch.poll(0)
+
+    def take(self, context: Context) -> int:
+        """Be the child that a `CloneInit` would have forked."""
+        if RECORDER.calls is not None:
+            RECORDER.calls.extend(self.calls)
+        context.pid, context.descriptors["pidfd"] = self.pid, self.pidfd
+        os.close(self.mounts)
+        return self.pid
+
+    def work(self, operations: Encoded, descriptors: dict[str, int]) -> None:
+        """Hand over the rest of the plan: encoded operations after their places, and the descriptors they need."""
+        message = {"operations": operations, "names": list(descriptors)}
+        channel.send(self.control, message, list(descriptors.values()))
+
+    def discard(self) -> None:
+        """End the child: it goes when its control socket closes."""
+        self.control.close()
+        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        os.close(self.pidfd)
+        os.close(self.mounts)
+
+
+def park(kind: Kind) -> Parked:
+    """Fork a child into new namespaces and let it wait. Raises KernelError."""
+    mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    calls = RECORDER.start()
+    try:
+        pid, pidfd = syscalls.clone3(kind.flags)
+    finally:
+        RECORDER.stop()
+    if pid == 0:
+        control.close()
+        _wait(kind, theirs)
+    theirs.close()
+    return Parked(kind, pid, pidfd, control, calls, mounts)
+
+
+def _wait(kind: Kind, control: socket.socket) -> NoReturn:
+    gc.disable()  # a collection would copy every page that it looks at, for nothing
+    context = Context({"control": control.fileno()})
+    done = [perform(place, decode(data), context) for place, data in enumerate(kind.first)]
+    _decode(kind.rest)
+    received = channel.receive(control)
+    if received is None:
+        os._exit(0)
+    message, fds = received
+    context.descriptors |= dict(zip(message["names"], fds, strict=True))
+    places = [place for place, *_ in message["operations"]]
+    records = [Record(place, *record[1:]) for place, record in zip(places, done, strict=False)]
+    run_init(_decode(message["operations"][len(done) :]), context, records)
+
+
+def _decode(operations: Encoded) -> Numbered:
+    return tuple((place, decode(data)) for place, *data in operations)
