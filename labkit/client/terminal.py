@@ -13,7 +13,7 @@ from contextlib import contextmanager
 def raw_mode(descriptor: int) -> Iterator[None]:
     """Passes every key on as typed, without echo; the terminal is as before afterwards."""
     before = termios.tcgetattr(descriptor)
-    tty.setraw(descriptor)
+    tty.setraw(descriptor, termios.TCSANOW)  # at once: what has been typed ahead is for the container
     try:
         yield
     finally:

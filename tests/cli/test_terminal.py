@@ -49,8 +49,8 @@ def test_run_it_is_a_terminal_of_our_size_that_follows_ours(engine: str) -> None
 def test_interrupt_and_end_of_file_are_typed_not_signalled(engine: str) -> None:
     with terminal("run", "--rm", "-it", "--network", "none", "labbb") as child:
         child.expect("# ")
-        child.sendline("sleep 99")
-        child.expect("sleep 99\r\n")
+        child.sendline("sh -c 'echo rea\"\"dy; exec sleep 99'")
+        child.expect("ready\r\n")
         child.sendcontrol("c")
         child.expect("# ")
         child.sendcontrol("d")
