@@ -14,6 +14,7 @@ from typing import NamedTuple
 from labkit.errors import InvalidParameter, LabkitError, NotFound
 from labkit.images.content import ContentStore
 from labkit.images.image import Image
+from labkit.images.inspecting import seconds
 from labkit.images.layout import Record, read_index, write_index
 from labkit.images.manifests import (
     INDEXES,
@@ -56,7 +57,7 @@ class Catalog:
 
     def images(self) -> list[Image]:
         """All images, newest first."""
-        return sorted(self._images.values(), key=lambda image: image.config.created or "", reverse=True)
+        return sorted(self._images.values(), key=_age, reverse=True)
 
     def replace(self, records: Iterable[Record]) -> None:
         """Makes these the records, on disk and then in memory."""
@@ -196,6 +197,12 @@ class Catalog:
         """Bytes of each layer, unpacked; of one that never was (another tool brought it), as it is stored."""
         snapshots = [self._snapshots.find(chain) for chain in chain_ids(config.rootfs.diff_ids)]
         return [found.size if found else layer.size for found, layer in zip(snapshots, layers, strict=False)]
+
+
+def _age(image: Image) -> tuple[int, str]:
+    """For sorting: the second that an image was created in, then the text, which may have more digits."""
+    created = image.config.created or ""
+    return seconds(created), created
 
 
 def with_name(

@@ -241,12 +241,13 @@ class ImageStore:
         except (InvalidParameter, NotFound) as error:
             _log.warning("%s: nothing is removed until this is repaired: %s", self._root, error)
             return set()
-        for digest in set(self._content.digests()) - blobs:
-            self._content.remove(digest)
-        unused = set(self._snapshots.chain_ids()) - chains
-        for chain in unused:
-            self._snapshots.discard(chain, grave)
-        return unused
+        with disk_errors(f"removing what nothing needs from {self._root}"):
+            for digest in set(self._content.digests()) - blobs:
+                self._content.remove(digest)
+            unused = set(self._snapshots.chain_ids()) - chains
+            for chain in unused:
+                self._snapshots.discard(chain, grave)
+            return unused
 
     def save(self, references: Sequence[str]) -> saving.Archive:
         """An archive of images, in pieces: an OCI layout and a docker-archive in one. Raises NotFound at once.
