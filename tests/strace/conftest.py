@@ -1,0 +1,60 @@
+"""A daemon whose spawner is watched by strace while all the containers of these tests are started."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.strace.notation import STRACE_NAMES
+from tests.strace.observing import SCENARIOS, Observation, observe
+from tests.support.daemon import PATIENCE, Daemon, make_busybox, running
+
+
+@contextmanager
+def strace(pid: int, output: Path) -> Iterator[None]:
+    """strace on a process and all that it forks, one file `output.PID` each; attached when this begins."""
+    argv = ["strace", "-ff", "-y", "-s", "65536", "-e", f"trace={STRACE_NAMES}", "-o", str(output), "-p", str(pid)]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        said = process.stderr.readline()
+        try:
+            assert "attached" in said, said
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.stderr.read()
+            process.wait(PATIENCE)
+
+
+def spawner_of(daemon: Daemon) -> int:
+    """The pid of the daemon's spawner: whose command line names the daemon's exec root, and which isn't the daemon."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended meanwhile
+            if str(daemon.run).encode() in words and b"daemon" not in words:
+                found.append(int(folder.name))
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.fixture(scope="session")
+def observation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observation]:
+    """All scenarios were run, with strace looking on from before the first one."""
+    root = tmp_path_factory.mktemp("strace")
+    make_busybox(tmp_path_factory.mktemp("busybox"))
+    (root / "calls").mkdir()
+    with running(root / "engine") as daemon:
+        spawner = spawner_of(daemon)
+        with strace(spawner, root / "calls" / "of"):
+            found = observe(daemon, SCENARIOS, root / "calls", spawner)
+        yield found
+        daemon.docker("rm", "-f", *daemon.out("ps", "-aq").split())

@@ -1,0 +1,83 @@
+"""Containers of many kinds, started one after the other, and what the engine's traces say of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from labkit.explain.telling import Data
+from tests.strace.notation import WATCHED, calls_in, from_trace
+from tests.support.daemon import Daemon
+
+SLEEP = ("busybox", "sleep", "1000")
+"""What they run: nothing ends while strace looks on, so that all that it sees is starting."""
+
+SCENARIOS: dict[str, tuple[str, ...]] = {
+    "plain": ("run", "-d", "--network", "none", *SLEEP),
+    "again": ("run", "-d", "--network", "none", *SLEEP),
+    "user": (
+        "run",
+        "-d",
+        "--network",
+        "none",
+        "--user",
+        "bob:wheel",
+        "-w",
+        "/tmp/new/folder",
+        "--hostname",
+        "labhost",
+        *SLEEP,
+    ),
+    "terminal": ("run", "-d", "-t", "--network", "none", *SLEEP),
+    "read-only": ("run", "-d", "--read-only", "--network", "none", "--tmpfs", "/tmp", *SLEEP),
+    "limits": (
+        *("run", "-d", "--network", "none", "-m", "64m", "--cpus", "0.5", "--cpu-shares", "512", "--pids-limit", "20"),
+        *("--ulimit", "nofile=100:200", "--oom-score-adj", "100", *SLEEP),
+    ),
+    "no-new-privileges": ("run", "-d", "--network", "none", "--security-opt", "no-new-privileges", *SLEEP),
+    "capabilities": ("run", "-d", "--network", "none", "--cap-drop", "ALL", "--cap-add", "NET_ADMIN", *SLEEP),
+    "privileged": ("run", "-d", "--network", "none", "--privileged", *SLEEP),
+    "host-network": ("run", "-d", "--network", "host", "--security-opt", "seccomp=unconfined", *SLEEP),
+    "exec": ("exec", "-d", "plain", "sleep", "1000"),
+    "exec-as-user": ("exec", "-d", "-t", "-u", "bob", "-w", "/tmp", "plain", "/bin/sleep", "1000"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The plan that the engine's trace tells for each scenario, and where strace's files are."""
+
+    plans: dict[str, Data]
+    folder: Path
+    spawner: int
+
+    def traced(self, name: str, actor: str) -> list[str]:
+        """The watched calls that the trace of a scenario tells of an actor."""
+        operations = [operation for operation in self.plans[name]["operations"] if operation["actor"] == actor]
+        calls = [call for operation in operations for call in operation["calls"] if call["name"] in WATCHED]
+        return [from_trace(call) for call in calls]
+
+    def seen(self, pid: int) -> list[str]:
+        """The watched calls that strace saw a process make, up to the exec of a program."""
+        return calls_in(self.folder / f"of.{pid}")
+
+    def processes(self) -> list[int]:
+        """The processes that strace saw, besides the spawner."""
+        return sorted({int(file.suffix[1:]) for file in self.folder.iterdir()} - {self.spawner})
+
+
+def observe(daemon: Daemon, scenarios: dict[str, tuple[str, ...]], folder: Path, spawner: int) -> Observation:
+    """Run the scenarios in order; containers are named as their scenarios."""
+    plans = {}
+    for name, (command, *words) in scenarios.items():
+        daemon.docker(command, *(["--name", name] if command == "run" else []), *words)
+        plans[name] = last_plan(daemon)
+    return Observation(plans, folder, spawner)
+
+
+def last_plan(daemon: Daemon) -> Data:
+    """The plan that was carried out last."""
+    status, trace = daemon.request("GET", "/labkit/traces/last")
+    assert status == 200, trace
+    plan: Data = trace["plans"][-1]
+    return plan
