@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from labkit.kernel import syscalls
+from labkit.kernel.mounts import make_mount_point
 from labkit.plan import Context, Operation, Result
 
 _TYPES = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
@@ -40,6 +41,7 @@ class MakeDevice(Operation):
     man: ClassVar[str] = "mknod(2)"
 
     def run(self, context: Context) -> Result:
+        make_mount_point(os.path.dirname(self.path), directory=True)  # /dev/net/tun: its folder isn't there yet
         syscalls.mknod(self.path, _TYPES[self.kind] | self.mode, os.makedev(self.major, self.minor))
         syscalls.chmod(self.path, self.mode)
         if self.uid or self.gid:
