@@ -6,6 +6,7 @@ Left out on both sides is what only one of them can know: the address of a struc
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from labkit.explain.decode import Style, decode
@@ -25,10 +26,10 @@ _DESCRIPTOR = re.compile(r"(?<![\w\"])(\d+|AT_FDCWD)<([^<>]*)>")
 _FLAGS = re.compile(r"\b[A-Z][A-Z0-9_]+(?:\|[A-Z][A-Z0-9_]+)+\b")
 _KERNEL_FILES = ("/sys/fs/cgroup/", "/proc/")
 
-REWRITTEN: dict[str, tuple[tuple[str, str], ...]] = {
+REWRITTEN: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]] = {
     "clone3": ((r"\{flags=([^,]+).*", r"{flags=\1, exit_signal=SIGCHLD}"),),
     "setns": ((r"^(?:<.*>|\d+), ", ""),),
-    "mknodat": ((r"^AT_FDCWD, ", ""), (r"0x([0-9a-f]+)", r"\1")),
+    "mknodat": ((r"^AT_FDCWD, ", ""), (r"\b0x[0-9a-f]+", lambda match: str(int(match[0], 16)))),
     "sethostname": ((r", \d+$", ""),),
     "setdomainname": ((r", \d+$", ""),),
     "setgroups": ((r"^\d+, ", ""), ("NULL", "[]")),
