@@ -27,12 +27,16 @@ ACTORS = {
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What of a trace is told: kernel calls or operations only, times, and which operations (none named: all)."""
+    """What of a trace is told: kernel calls or operations only, times, and which operations (none named: all).
+
+    `folded` hides the calls of an operation until it is opened, where it is shown as HTML.
+    """
 
     style: Style
     calls: bool = True
     times: bool = True
     only: frozenset[str] = frozenset()
+    folded: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +128,11 @@ def _process(plan: Data, actor: str, operations: list[Data], choice: Choice) -> 
     pid = plan["pids"].get(actor)
     who = ACTORS.get((plan["name"], actor), f"the {actor}")
     remarks = (f"pid {pid}",) if pid and not choice.style.stable else ()
-    return Node("process", who, remarks, tuple(_operation(operation, choice) for operation in operations))
+    return Node("process", who, remarks, tuple(operation_node(operation, choice) for operation in operations))
 
 
-def _operation(operation: Data, choice: Choice) -> Node:
+def operation_node(operation: Data, choice: Choice) -> Node:
+    """One executed operation with its calls."""
     said = f"{operation['name']}: {choice.style.words(operation['describe'])}"
     remarks = [operation["man"]] if operation["man"] else []
     if choice.times:
@@ -135,7 +140,7 @@ def _operation(operation: Data, choice: Choice) -> Node:
     if operation["error"]:
         remarks.append(f"failed: {operation['error']}")
     calls = tuple(_calls(operation["calls"], choice)) if choice.calls else ()
-    return Node("operation", said, tuple(remarks), calls, folded=True)
+    return Node("operation", said, tuple(remarks), calls, folded=choice.folded)
 
 
 def _calls(calls: Iterable[Data], choice: Choice) -> Iterator[Node]:

@@ -1,0 +1,99 @@
+"""A process to experiment with: what is done in it stays in it, and the notebook's own process remains as it was.
+
+It stands where a container's first process stands between its fork and its exec: operations travel to it as
+data and are run there (`labkit.lab.serving` is its side). Namespaces and mounts that it makes are gone when it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from types import TracebackType
+from typing import Any, Self
+
+import labkit
+from labkit.errors import KernelError, LabkitError, Unavailable
+from labkit.explain.decode import Style
+from labkit.explain.telling import Choice, operation_node
+from labkit.explain.tree import Explanation, Node
+from labkit.plan import Operation, encode
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(labkit.__file__)))
+_PROGRAM = """import sys
+sys.path.append(sys.argv[1])
+from labkit.lab.serving import serve
+serve(int(sys.argv[2]))"""
+_TOLD = Choice(Style(stable=True), times=False, folded=False)
+
+
+class Child:
+    """A fresh process. `do` runs operations in it, `sh` a shell command; `end` ends it and all that it has made.
+
+    After CloneInit one talks to the process that was cloned. Usable in a `with` statement, too.
+    """
+
+    def __init__(self) -> None:
+        own, theirs = socket.socketpair()
+        with theirs:
+            argv = [sys.executable, "-I", "-S", "-c", _PROGRAM, _ROOT, str(theirs.fileno())]
+            self._process = subprocess.Popen(argv, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
+        self._lines = own.makefile("rwb")
+        own.close()
+        self._answer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.end()
+
+    def __repr__(self) -> str:
+        return "a process of its own" if self._process.returncode is None else "a process that has ended"
+
+    def do(self, *operations: Operation) -> Explanation:
+        """Run operations in the process, in order. Returns what displays as the calls that were made.
+
+        Raises KernelError as the kernel refused the first that failed; those before it remain done.
+        """
+        told = tuple(operation_node(self._run(operation), _TOLD) for operation in operations)
+        return Explanation((Node("process", "in the child", children=told),))
+
+    def _run(self, operation: Operation) -> dict[str, Any]:
+        answer = self._ask({"do": encode(operation)})
+        if "error" in answer:
+            raise KernelError(*answer["error"])
+        told: dict[str, Any] = answer["done"]
+        return told
+
+    def sh(self, command: str) -> None:
+        """Run a shell command as a child of the process, and print what it says. LabkitError if it fails."""
+        answer = self._ask({"sh": command})
+        if "error" in answer:
+            raise KernelError(*answer["error"])
+        print(answer["output"], end="")
+        if answer["status"]:
+            raise LabkitError(f"{command}: exit status {answer['status']}")
+
+    def end(self) -> None:
+        """End the process. Its namespaces go with it, and with them the mounts; ending it twice does no harm."""
+        if not self._lines.closed:
+            self._lines.close()
+        self._process.wait()
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        if self._lines.closed:
+            raise Unavailable("this process has ended: make another one with Child()")
+        self._lines.write(json.dumps(message).encode() + b"\n")
+        self._lines.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._lines.readline()
+        if not line:
+            self.end()
+            raise Unavailable(f"the process has gone away (exit status {self._process.returncode})")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
