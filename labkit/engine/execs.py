@@ -134,16 +134,14 @@ def make_plan(
     """The plan of an exec: the container's own spec decides its namespaces, cgroups, filter."""
     record = container.record
     image = engine.images.resolve(record.Image)
-    roots = (container.upper, *engine.images.lower_dirs(image))
-    identity = starting.identity(record, body.User or record.Config.User, roots)
+    lower = engine.images.lower_dirs(image)
+    identity = starting.identity(container, body.User or record.Config.User, lower)
     cgroup = engine.settings.cgroup(record.Id, record.HostConfig.CgroupParent)
     facts = spec.Facts(container.rootfs, container.directory, cgroup, identity, engine.machine)
     process = exec_process(container, body, facts, identity)
     bundle = {"linux": {"namespaces": spec.namespaces(record.HostConfig, engine.machine), "cgroupsPath": cgroup}}
-    filtered = None if body.Privileged else starting.seccomp_of(record, engine.machine)
-    return plans.exec_plan(
-        process, container.run.pid, bundle, engine.machine, starting.compiled(filtered), size, streams
-    )
+    seccomp = starting.Filter() if body.Privileged else starting.filter_of(record, engine.machine)
+    return plans.exec_plan(process, container.run.pid, bundle, engine.machine, seccomp.program, size, streams)
 
 
 def exec_process(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -37,23 +39,22 @@ def prepare(
     devices = tuple(find_devices(record.HostConfig.Devices or []))
     if record.HostConfig.Privileged:
         devices = tuple(all_devices())
-    roots = (container.upper, *lower)
     facts = spec.Facts(
         root=container.rootfs,
         directory=container.directory,
         cgroups_path=settings.cgroup(record.Id, record.HostConfig.CgroupParent),
-        identity=identity(record, record.Config.User, roots),
+        identity=identity(container, record.Config.User, lower),
         machine=machine,
         devices=devices,
     )
-    filtered = seccomp_of(record, machine)
-    found = spec.build(record, facts, filtered)
+    seccomp = filter_of(record, machine)
+    found = spec.build(record, facts, seccomp.oci)
     os.makedirs(container.rootfs, mode=0o710, exist_ok=True)
     layers = layers_of(container, lower)
     files = frozenset(mount["source"] for mount in found["mounts"] if os.path.isfile(mount["source"]))
     rows, columns = record.HostConfig.ConsoleSize
     streams = (*(["stdin"] if record.Config.OpenStdin else []), "stdout", "stderr")
-    return found, plans.start_plan(found, machine, layers, files, compiled(filtered), (rows, columns), streams)
+    return found, plans.start_plan(found, machine, layers, files, seccomp.program, (rows, columns), streams)
 
 
 def write_config(container: Container, found: Spec) -> None:
@@ -64,17 +65,20 @@ def write_config(container: Container, found: Spec) -> None:
 
 def layers_of(container: Container, lower: tuple[str, ...]) -> plans.Layers:
     """The layers with the read-only ones named from their common directory: mount(2) takes a page of options."""
+    return plans.Layers(*_relative(lower), container.upper, container.work)
+
+
+@lru_cache(maxsize=64)
+def _relative(lower: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     base = os.path.commonpath([os.path.dirname(path) for path in lower])
-    relative = tuple(os.path.relpath(path, base) for path in lower)
-    return plans.Layers(base, relative, container.upper, container.work)
+    return base, tuple(os.path.relpath(path, base) for path in lower)
 
 
-def identity(record: ContainerRecord, user: str, roots: Iterable[str]) -> users.Identity:
+def identity(container: Container, user: str, lower: tuple[str, ...]) -> users.Identity:
     """Who `user` is by the container's own files."""
-    roots = tuple(roots)
-    passwd = users.read_layered(roots, "etc/passwd")
-    group = users.read_layered(roots, "etc/group")
-    return users.resolve(user, passwd, group, record.HostConfig.GroupAdd or ())
+    passwd = users.read_layered(container.upper, lower, "etc/passwd")
+    group = users.read_layered(container.upper, lower, "etc/group")
+    return users.resolve(user, passwd, group, container.record.HostConfig.GroupAdd or ())
 
 
 def find_devices(mappings: list[DeviceMapping]) -> Iterable[Spec]:
@@ -114,38 +118,34 @@ def all_devices() -> Iterable[Spec]:
                 yield _device(path, status, "rwm")
 
 
-def seccomp_of(record: ContainerRecord, machine: plans.Machine) -> Spec | None:
-    """The container's system-call filter in OCI form: Docker's default, one from a file, or none."""
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A system-call filter: in OCI form for the bundle, and compiled to BPF. Both empty for no filter."""
+
+    oci: Spec | None = None
+    program: bytes = b""
+
+
+def filter_of(record: ContainerRecord, machine: plans.Machine) -> Filter:
+    """The container's filter: Docker's default, one that `--security-opt seccomp=` gives, or none."""
     host = record.HostConfig
     options = [option for option in host.SecurityOpt or [] if option.startswith(("seccomp=", "seccomp:"))]
     chosen = options[-1][8:] if options else ""
     if host.Privileged or chosen == "unconfined":
-        return None
+        return Filter()
     names = plans.known_capabilities(spec.wanted_capabilities(host), machine)
     try:
-        return _seccomp(chosen, frozenset(names))
+        return _filter(chosen, names)
     except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
         raise InvalidParameter(f"Decoding seccomp profile failed: {error}") from error
 
 
 @lru_cache(maxsize=16)
-def _seccomp(profile: str, names: frozenset[str]) -> Spec:
+def _filter(profile: str, names: tuple[str, ...]) -> Filter:
     found = msgspec.json.decode(profile, type=dict[str, Any]) if profile else default_profile()
-    release = os.uname().release.split(".")
-    return to_oci(found, names, (int(release[0]), int(release[1].split("-")[0])), os.uname().machine)
-
-
-_compiled: dict[bytes, bytes] = {}
-
-
-def compiled(filtered: Spec | None) -> bytes:
-    """The filter as BPF, compiled once for each content."""
-    if filtered is None:
-        return b""
-    key = msgspec.json.encode(filtered)
-    if key not in _compiled:
-        _compiled[key] = compile_oci(filtered, os.uname().machine)
-    return _compiled[key]
+    major, minor = re.findall(r"\d+", os.uname().release)[:2]
+    oci = to_oci(found, frozenset(names), (int(major), int(minor)), os.uname().machine)
+    return Filter(oci, compile_oci(oci, os.uname().machine))
 
 
 def explain_failure(container: Container, error: LabkitError) -> tuple[LabkitError, int]:

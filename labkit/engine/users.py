@@ -6,10 +6,12 @@ through the container's layers, beneath their roots: an image's links can't lead
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from labkit.errors import InvalidParameter
 from labkit.kernel import paths
@@ -25,28 +27,40 @@ class Identity:
     home: str = "/"
 
 
-def read_layered(roots: Iterable[str], path: str, limit: int = 1 << 20) -> str:
-    """A text file as an overlay of `roots` (topmost first) would show it; empty if there is none.
+def read_layered(upper: str, lower: Iterable[str], path: str) -> str:
+    """A text file as an overlay of these directories (topmost first) would show it; empty if there is none.
 
-    A whiteout (a 0:0 character device) ends the search. At most `limit` bytes are read.
+    A whiteout (a 0:0 character device) ends the search. Image layers never change, so what they hold is kept.
     """
-    for root in roots:
-        directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fd = paths.openat2(directory, path, os.O_RDONLY | os.O_NONBLOCK, resolve=paths.RESOLVE_IN_ROOT)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            if error.errno == 6:  # ENXIO: a device without a driver, which is what a whiteout is
-                return ""
-            raise
-        finally:
-            os.close(directory)
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return ""
-            return file.read(limit).decode("utf-8", "replace")
-    return ""
+    top = path.split("/", 1)[0]
+    found = _read_beneath(upper, path) if os.path.lexists(os.path.join(upper, top)) else None
+    layers = iter(lower)
+    while found is None and (layer := next(layers, None)):
+        found = _read_layer(layer, path)
+    return found or ""
+
+
+@lru_cache(maxsize=256)
+def _read_layer(root: str, path: str) -> str | None:
+    return _read_beneath(root, path)
+
+
+def _read_beneath(root: str, path: str, limit: int = 1 << 20) -> str | None:
+    """A regular file's first `limit` bytes as text; empty if something else is there, None if nothing is."""
+    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = paths.openat2(directory, path, os.O_RDONLY | os.O_NONBLOCK, resolve=paths.RESOLVE_IN_ROOT)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a device without a driver, which is what a whiteout is
+            return ""
+        raise
+    finally:
+        os.close(directory)
+    with open(fd, "rb") as file:
+        regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        return file.read(limit).decode("utf-8", "replace") if regular else ""
 
 
 def resolve(user: str, passwd: str, group: str, added: Iterable[str] = ()) -> Identity:

@@ -96,10 +96,16 @@ def park(kind: Kind) -> Parked:
     finally:
         RECORDER.stop()
     if pid == 0:
-        control.close()
+        _close_all_but(theirs.fileno())
         _wait(kind, theirs)
     theirs.close()
     return Parked(kind, pid, pidfd, control, calls, mounts)
+
+
+def _close_all_but(kept: int) -> None:
+    """Close what the spawner keeps for containers: a pipe ends only when every copy of its end is closed."""
+    os.closerange(3, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _wait(kind: Kind, control: socket.socket) -> NoReturn:
