@@ -54,7 +54,7 @@ def explain(client: Client, argv: Sequence[str], client_spans: Sequence[Span]) -
     stable = given.flag("no-times")
     only = frozenset(filter(None, given.text("only").split(",")))
     calls = bool(given.options.get("calls", True)) and not given.flag("no-calls")
-    choice = Choice(Style(stable, given.flag("full")), calls, not stable, only)
+    choice = Choice(Style(stable, given.flag("full")), calls, not stable, only, folded=not only)
     traces = _find(client, " ".join(given.arguments), client_spans)
     return Explanation(tuple(tell(trace, client_spans, choice) for trace in traces))
 

@@ -7,7 +7,7 @@ request carried a `traceparent` header (W3C Trace Context).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -29,7 +29,7 @@ ACTORS = {
 class Choice:
     """What of a trace is told: kernel calls or operations only, times, and which operations (none named: all).
 
-    `folded` hides the calls of an operation until it is opened, where it is shown as HTML.
+    `folded` hides, in HTML, what is below a process and an operation until it is opened.
     """
 
     style: Style
@@ -57,7 +57,7 @@ def tell(trace: Data, client_spans: Iterable[Span], choice: Choice) -> Node:
     found = requests(trace, [span for span in client_spans if span.context.trace_id == trace["trace_id"]])
     told = tuple(_request(request, choice) for request in found if not choice.only or _wanted(request.plans, choice))
     identity = ELIDED if choice.style.stable else trace["trace_id"]
-    return Node("trace", f"trace {identity}", (f"{len(found)} requests",) if len(found) != 1 else (), told)
+    return Node("trace", f"trace {identity}", (_count(found, "request"),), told)
 
 
 def requests(trace: Data, spans: Iterable[Span]) -> list[Request]:
@@ -111,7 +111,7 @@ def _plan(plan: Data, choice: Choice) -> Node:
         _process(plan, actor, list(members), choice)
         for actor, members in groupby(operations, key=lambda operation: operation["actor"])
     )
-    remarks = [f"{len(plan['operations'])} operations"] if not choice.style.stable else []
+    remarks = []
     if choice.times and (took := _duration(plan)):
         remarks.append(_ms(took))
     return Node("plan", f"plan: {plan['name']} {choice.style.words(plan['subject'])}", tuple(remarks), processes)
@@ -127,8 +127,13 @@ def _duration(plan: Data) -> int:
 def _process(plan: Data, actor: str, operations: list[Data], choice: Choice) -> Node:
     pid = plan["pids"].get(actor)
     who = ACTORS.get((plan["name"], actor), f"the {actor}")
-    remarks = (f"pid {pid}",) if pid and not choice.style.stable else ()
-    return Node("process", who, remarks, tuple(operation_node(operation, choice) for operation in operations))
+    remarks = [] if choice.style.stable else [*([f"pid {pid}"] if pid else []), _count(operations, "operation")]
+    told = tuple(operation_node(operation, choice) for operation in operations)
+    return Node("process", who, tuple(remarks), told, folded=choice.folded)
+
+
+def _count(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def operation_node(operation: Data, choice: Choice) -> Node:

@@ -78,8 +78,13 @@ def _root(node: Node) -> str:
 
 
 def _list(nodes: Iterable[Node]) -> str:
-    items = "".join(f'<li class="labkit-{node.kind}">{_item(node)}</li>' for node in nodes)
+    items = "".join(f'<li class="labkit-{node.kind}"{_marker(node)}>{_item(node)}</li>' for node in nodes)
     return f"<ul>{items}</ul>" if items else ""
+
+
+def _marker(node: Node) -> str:
+    """What can be unfolded has a marker of its own."""
+    return ' style="list-style: none"' if node.folded and node.children else ""
 
 
 def _item(node: Node) -> str:

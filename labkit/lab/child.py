@@ -40,8 +40,7 @@ class Child:
         with theirs:
             argv = [sys.executable, "-I", "-S", "-c", _PROGRAM, _ROOT, str(theirs.fileno())]
             self._process = subprocess.Popen(argv, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
-        self._lines = own.makefile("rwb")
-        own.close()
+        self._sock, self._lines = own, own.makefile("rb")
         self._answer()
 
     def __enter__(self) -> Self:
@@ -79,21 +78,26 @@ class Child:
 
     def end(self) -> None:
         """End the process. Its namespaces go with it, and with them the mounts; ending it twice does no harm."""
-        if not self._lines.closed:
-            self._lines.close()
+        self._lines.close()
+        self._sock.close()
         self._process.wait()
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         if self._lines.closed:
             raise Unavailable("this process has ended: make another one with Child()")
-        self._lines.write(json.dumps(message).encode() + b"\n")
-        self._lines.flush()
-        return self._answer()
+        try:
+            self._sock.sendall(json.dumps(message).encode() + b"\n")
+            return self._answer()
+        except ConnectionError:
+            raise self._gone() from None
 
     def _answer(self) -> dict[str, Any]:
         line = self._lines.readline()
         if not line:
-            self.end()
-            raise Unavailable(f"the process has gone away (exit status {self._process.returncode})")
+            raise self._gone()
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _gone(self) -> Unavailable:
+        self.end()
+        return Unavailable(f"the process has gone away (exit status {self._process.returncode})")
