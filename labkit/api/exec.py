@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from labkit.api.containers import MULTIPLEXED, NO_CONTENT, RAW, size_of
 from labkit.api.http import Answer, Hijack, Hijacked, Request, Response, Route, json_response
-from labkit.engine import attaching, execs, views
+from labkit.engine import attaching, execs, validation, views
 from labkit.engine.engine import Engine
 from labkit.engine.execs import Exec
 from labkit.engine.models import ExecCreateBody, ExecStartBody
@@ -29,6 +29,7 @@ class Execs:
     async def start(self, request: Request) -> Answer:
         one = self.engine.find_exec(request.params["id"])
         body = await request.json(ExecStartBody)
+        validation.check_size(body.ConsoleSize)
         rows, columns = body.ConsoleSize or one.body.ConsoleSize or (0, 0)
         if body.Detach or one.body.Detach:
             await one.start(self.engine, (rows, columns), False, request.context)

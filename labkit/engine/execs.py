@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from labkit.engine import spec, starting, stdio, users
+from labkit.engine import spec, starting, stdio, users, validation
 from labkit.engine.container import Container
 from labkit.engine.life import failed_span, started_span
 from labkit.engine.models import ExecCreateBody
@@ -120,6 +120,7 @@ def create(engine: Engine, container: Container, body: ExecCreateBody) -> Exec:
     check_running(container)
     if not body.Cmd or not body.Cmd[0]:
         raise InvalidParameter("No exec command specified")
+    validation.check_size(body.ConsoleSize)
     made = Exec(os.urandom(32).hex(), container, body)
     engine.execs[made.id] = made
     container.execs[made.id] = made
@@ -150,11 +151,12 @@ def exec_process(
     """The `process` object of an exec: the container's, with what was asked for this one."""
     record = container.record
     process = spec.process(record, facts)
-    environment = [*(record.Config.Env or []), *(body.Env or [])]
+    terminal = ["TERM=xterm"] if body.Tty else []
+    environment = [*terminal, *(record.Config.Env or []), *(body.Env or [])]
     process |= {
         "terminal": body.Tty,
         "args": list(body.Cmd or []),
-        "env": spec.environment(record, identity, environment + (["TERM=xterm"] if body.Tty else [])),
+        "env": spec.environment(record, identity, environment),
         "cwd": body.WorkingDir or record.Config.WorkingDir or "/",
     }
     if body.Privileged:

@@ -69,6 +69,12 @@ def _check_config(config: Config) -> None:
         raise InvalidParameter(f"invalid hostname {config.Hostname!r}: at most 64 bytes, see sethostname(2)")
 
 
+def check_size(size: list[int] | None, field: str = "ConsoleSize") -> None:
+    """A terminal's size is two numbers, rows and columns, that fit into a struct winsize (ioctl_tty(2))."""
+    if size and (len(size) != 2 or not all(0 <= number < 1 << 16 for number in size)):
+        raise InvalidParameter(f"invalid {field} {size}: it needs rows and columns, from 0 to 65535")
+
+
 def _check_resources(host: HostConfig) -> None:
     if 0 < host.Memory < LEAST_MEMORY:
         raise InvalidParameter("Minimum memory limit allowed is 6MB")
@@ -83,11 +89,16 @@ def _check_resources(host: HostConfig) -> None:
     if host.ShmSize < 0:
         raise InvalidParameter("SHM size can not be less than 0")
     _check_cpu(host)
+    check_size(host.ConsoleSize)
+    if ".." in host.CgroupParent.split("/"):
+        raise InvalidParameter(f"invalid cgroup parent {host.CgroupParent!r}: it can't lead out of the cgroup tree")
     if not -1000 <= host.OomScoreAdj <= 1000:
         raise InvalidParameter(f"Invalid value {host.OomScoreAdj}, range for oom score adj is [-1000, 1000]")
     for limit in host.Ulimits or []:
         if f"RLIMIT_{limit.Name.upper()}" not in RLIMITS:
             raise InvalidParameter(f"invalid ulimit type: {limit.Name}")
+        if not all(-1 <= number < 1 << 63 for number in (limit.Soft, limit.Hard)):
+            raise InvalidParameter(f"invalid ulimit {limit.Name}={limit.Soft}:{limit.Hard}: -1 means unlimited")
         if limit.Soft > limit.Hard >= 0:
             raise InvalidParameter(
                 f"ulimit soft limit must be less than or equal to hard limit: {limit.Soft} > {limit.Hard}"

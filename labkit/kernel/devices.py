@@ -29,7 +29,10 @@ LINKS = (
 
 @dataclass(frozen=True, slots=True)
 class MakeDevice(Operation):
-    """Make a device node: `kind` is c, b, u or p as in mknod(1); owner and mode as given, whatever the umask."""
+    """Make a device node: `kind` is c, b, u or p as in mknod(1); owner and mode as given, whatever the umask.
+
+    The directories above it are made if they are missing (/dev/net/tun).
+    """
 
     path: str
     kind: str
@@ -42,6 +45,7 @@ class MakeDevice(Operation):
 
     def run(self, context: Context) -> Result:
         make_mount_point(os.path.dirname(self.path), directory=True)  # /dev/net/tun: its folder isn't there yet
+        make_mount_point(os.path.dirname(self.path), directory=True)
         syscalls.mknod(self.path, _TYPES[self.kind] | self.mode, os.makedev(self.major, self.minor))
         syscalls.chmod(self.path, self.mode)
         if self.uid or self.gid:

@@ -35,6 +35,9 @@ OPTIONS = {
 }
 """Mount options that are flags of mount(2); any other option is data for the filesystem (OCI config.md, Mounts)."""
 
+OPPOSITES = {"rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec", "async": "sync"}
+"""Mount options that take another one back: `--tmpfs /x:exec` undoes Docker's own noexec."""
+
 PROPAGATION = {
     "private": c.MS_PRIVATE,
     "rprivate": c.MS_PRIVATE | c.MS_REC,

@@ -16,6 +16,7 @@ from labkit.kernel.capabilities import NUMBERS, DropBounding, KeepCapabilities, 
 from labkit.kernel.devices import DEFAULT, LINKS, MakeDevice, MakeLink
 from labkit.kernel.links import BringUpLoopback
 from labkit.kernel.mounts import (
+    OPPOSITES,
     OPTIONS,
     PROPAGATION,
     AttachTree,
@@ -246,7 +247,7 @@ def mount(
 
 
 def mount_options(options: list[str] | tuple[str, ...]) -> tuple[int, int, str]:
-    """Options of an OCI mount: flags of mount(2), propagation, data for the filesystem."""
+    """Options of an OCI mount: flags of mount(2), propagation, data for the filesystem. The last word counts."""
     flags = propagation = 0
     data = []
     for option in options:
@@ -254,7 +255,9 @@ def mount_options(options: list[str] | tuple[str, ...]) -> tuple[int, int, str]:
             propagation = PROPAGATION[option]
         elif option in OPTIONS:
             flags |= OPTIONS[option]
-        elif option not in ("rw", "suid", "dev", "exec", "async", "defaults"):
+        elif option in OPPOSITES:
+            flags &= ~OPTIONS[OPPOSITES[option]]
+        elif option != "defaults":
             data.append(option)
     return flags, propagation, ",".join(data)
 

@@ -86,7 +86,12 @@ class Daemon:
     ) -> subprocess.CompletedProcess[bytes]:
         """Run the docker command; `check` says that it must succeed."""
         done = subprocess.run(
-            ["docker", *arguments], env=self.environment(), input=stdin, capture_output=True, timeout=timeout, check=False
+            ["docker", *arguments],
+            env=self.environment(),
+            input=stdin,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
         )
         assert not check or done.returncode == 0, f"docker {arguments}: {done.returncode}: {done.stderr.decode()}"
         return done
