@@ -76,9 +76,9 @@ class Containers:
 
     async def inspect(self, request: Request) -> Answer:
         container = self._find(request)
-        image = self.engine.images.resolve(container.record.Image)
-        lower = self.engine.images.lower_dirs(image)
-        return json_response(await asyncio.to_thread(views.inspect, container, lower, request.flag("size")))
+        if request.flag("size"):
+            return json_response(await asyncio.to_thread(views.inspect, container, True))
+        return json_response(views.inspect(container, False))
 
     async def start(self, request: Request) -> Answer:
         await life.start(self.engine, self._find(request), request.context)

@@ -56,6 +56,11 @@ class Container:
         return os.path.join(self.directory, "layer", "work")
 
     @property
+    def lower(self) -> tuple[str, ...]:
+        """The read-only layers, topmost first."""
+        return tuple(os.path.join(self.settings.images, path) for path in self.record.Layers)
+
+    @property
     def rootfs(self) -> str:
         """Where the root is mounted, in the container's own mount namespace."""
         return os.path.join(self.bundle, "rootfs")

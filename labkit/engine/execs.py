@@ -134,9 +134,7 @@ def make_plan(
 ) -> Plan:
     """The plan of an exec: the container's own spec decides its namespaces, cgroups, filter."""
     record = container.record
-    image = engine.images.resolve(record.Image)
-    lower = engine.images.lower_dirs(image)
-    identity = starting.identity(container, body.User or record.Config.User, lower)
+    identity = starting.identity(container, body.User or record.Config.User)
     cgroup = engine.settings.cgroup(record.Id, record.HostConfig.CgroupParent)
     facts = spec.Facts(container.rootfs, container.directory, cgroup, identity, engine.machine)
     process = exec_process(container, body, facts, identity)

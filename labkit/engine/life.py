@@ -18,8 +18,9 @@ from labkit.engine.container import Container
 from labkit.engine.models import CreateBody, State
 from labkit.engine.names import random_name
 from labkit.engine.traces import PlanSpan
-from labkit.errors import Conflict, InvalidParameter, KernelError, LabkitError, NotModified
+from labkit.errors import Conflict, InvalidParameter, KernelError, LabkitError, NotFound, NotModified
 from labkit.images.manifests import ContainerConfig
+from labkit.images.removal import ContainerUse
 from labkit.kernel import cgroups
 from labkit.plan import Execution, Plan, Record, Step
 from labkit.runtime.spawning import Introduced, Outcome, Started, StartFailed
@@ -49,6 +50,9 @@ async def create(engine: Engine, body: CreateBody, name: str, context: TraceCont
     defaults = msgspec.to_builtins(image.config.config or ContainerConfig())
     record = creation.make_record(identity, name, body, image.id, defaults)
     warnings = validation.check(record.Config, record.HostConfig)
+    engine.check_name_free(name)
+    lower = await asyncio.to_thread(engine.images.lower_dirs, image)
+    record.Layers = [os.path.relpath(path, engine.settings.images) for path in lower]
     engine.check_name_free(name)
     record.Name = f"/{name or random_name(engine.names)}"
     plan = creation.create_plan(record, engine.settings, creation.host_resolver())
@@ -95,9 +99,7 @@ async def start(engine: Engine, container: Container, context: TraceContext) -> 
 
 
 async def _start(engine: Engine, container: Container, context: TraceContext) -> None:
-    image = engine.images.resolve(container.record.Image)
-    lower = engine.images.lower_dirs(image)
-    found, plan = starting.prepare(container, engine.settings, engine.machine, lower)
+    found, plan = starting.prepare(container, engine.settings, engine.machine)
     config = container.record.Config
     made = stdio.make_pipes(config.Tty, config.OpenStdin)
 
@@ -347,6 +349,17 @@ async def remove(engine: Engine, container: Container, force: bool) -> None:
         remove_bundle(container)
         await asyncio.to_thread(disk.remove_tree, container.directory)
         _forget(engine, container)
+    await _release_image(engine, container.record.Image)
+
+
+async def _release_image(engine: Engine, image: str) -> None:
+    """Remove the layers of an image that was removed by force, once its last container is gone."""
+    try:
+        engine.images.resolve(image)
+    except NotFound:
+        used = {one.record.Image for one in engine.containers.values()}
+        in_use = [ContainerUse(image, False)]
+        await asyncio.to_thread(engine.images.collect, lambda identity: in_use if identity in used else [])
 
 
 def _forget(engine: Engine, container: Container) -> None:

@@ -188,6 +188,8 @@ class ContainerRecord(Struct):
     Name: str
     Config: Config
     HostConfig: HostConfig
+    Layers: list[str] = msgspec.field(default_factory=list)
+    """The image's snapshots, topmost first, below the image store: they stay even if the image is removed by force."""
     Platform: str = "linux"
     RestartCount: int = 0
     MountLabel: str = ""

@@ -31,9 +31,7 @@ Spec = dict[str, Any]
 _MODES = {"c": stat.S_ISCHR, "b": stat.S_ISBLK}
 
 
-def prepare(
-    container: Container, settings: Settings, machine: plans.Machine, lower: tuple[str, ...]
-) -> tuple[Spec, Plan]:
+def prepare(container: Container, settings: Settings, machine: plans.Machine) -> tuple[Spec, Plan]:
     """Make the bundle's directory; returns the container's spec and the plan that starts it."""
     record = container.record
     devices = tuple(find_devices(record.HostConfig.Devices or []))
@@ -43,14 +41,14 @@ def prepare(
         root=container.rootfs,
         directory=container.directory,
         cgroups_path=settings.cgroup(record.Id, record.HostConfig.CgroupParent),
-        identity=identity(container, record.Config.User, lower),
+        identity=identity(container, record.Config.User),
         machine=machine,
         devices=devices,
     )
     seccomp = filter_of(record, machine)
     found = spec.build(record, facts, seccomp.oci)
     os.makedirs(container.rootfs, mode=0o710, exist_ok=True)
-    layers = layers_of(container, lower)
+    layers = layers_of(container)
     files = frozenset(mount["source"] for mount in found["mounts"] if os.path.isfile(mount["source"]))
     rows, columns = record.HostConfig.ConsoleSize
     streams = (*(["stdin"] if record.Config.OpenStdin else []), "stdout", "stderr")
@@ -63,9 +61,9 @@ def write_config(container: Container, found: Spec) -> None:
         file.write(msgspec.json.format(msgspec.json.encode(found), indent=1))
 
 
-def layers_of(container: Container, lower: tuple[str, ...]) -> plans.Layers:
+def layers_of(container: Container) -> plans.Layers:
     """The layers with the read-only ones named from their common directory: mount(2) takes a page of options."""
-    return plans.Layers(*_relative(lower), container.upper, container.work)
+    return plans.Layers(*_relative(container.lower), container.upper, container.work)
 
 
 @lru_cache(maxsize=64)
@@ -74,10 +72,10 @@ def _relative(lower: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     return base, tuple(os.path.relpath(path, base) for path in lower)
 
 
-def identity(container: Container, user: str, lower: tuple[str, ...]) -> users.Identity:
+def identity(container: Container, user: str) -> users.Identity:
     """Who `user` is by the container's own files."""
-    passwd = users.read_layered(container.upper, lower, "etc/passwd")
-    group = users.read_layered(container.upper, lower, "etc/group")
+    passwd = users.read_layered(container.upper, container.lower, "etc/passwd")
+    group = users.read_layered(container.upper, container.lower, "etc/group")
     return users.resolve(user, passwd, group, container.record.HostConfig.GroupAdd or ())
 
 

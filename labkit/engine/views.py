@@ -24,7 +24,7 @@ _ENDPOINT: View = {
 STATES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
 
 
-def inspect(container: Container, lower: tuple[str, ...], size: bool) -> View:
+def inspect(container: Container, size: bool) -> View:
     """`GET /containers/{id}/json`. `size` also measures the writable layer."""
     record = container.record
     host = msgspec.structs.replace(record.HostConfig)
@@ -51,22 +51,22 @@ def inspect(container: Container, lower: tuple[str, ...], size: bool) -> View:
         "AppArmorProfile": record.AppArmorProfile,
         "ExecIDs": [one.id for one in container.execs.values() if one.run.running] or None,
         "HostConfig": host,
-        "GraphDriver": graph_driver(container, lower),
+        "GraphDriver": graph_driver(container),
         "Mounts": [],
         "Config": record.Config,
         "NetworkSettings": network_settings(container),
     }
     if size:
         written = tree_size(container.upper)
-        view |= {"SizeRw": written, "SizeRootFs": written + sum(map(tree_size, lower))}
+        view |= {"SizeRw": written, "SizeRootFs": written + sum(map(tree_size, container.lower))}
     return view
 
 
-def graph_driver(container: Container, lower: tuple[str, ...]) -> View:
+def graph_driver(container: Container) -> View:
     """The directories behind the root. `MergedDir` is where the container's own mount namespace has it."""
     data = {
         "ID": container.id,
-        "LowerDir": ":".join(lower),
+        "LowerDir": ":".join(container.lower),
         "MergedDir": container.rootfs,
         "UpperDir": container.upper,
         "WorkDir": container.work,
