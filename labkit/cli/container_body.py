@@ -20,7 +20,6 @@ from labkit.errors import InvalidParameter
 _CONFIG = {
     "domainname": "Domainname",
     "hostname": "Hostname",
-    "mac-address": "MacAddress",
     "stop-signal": "StopSignal",
     "stop-timeout": "StopTimeout",
     "user": "User",
@@ -53,7 +52,6 @@ _HOST = {
     "io-maxiops": "IOMaximumIOps",
     "ipc": "IpcMode",
     "isolation": "Isolation",
-    "kernel-memory": "KernelMemory",
     "link": "Links",
     "memory": "Memory",
     "memory-reservation": "MemoryReservation",
@@ -154,6 +152,7 @@ def _host_config(given: Invocation) -> dict[str, Any]:
     host["RestartPolicy"] = _restart_policy(given.text("restart", "no"))
     host["LogConfig"] = {"Type": given.text("log-driver"), "Config": _log_options(given)}
     host["Devices"] = [_device(text) for text in given.all("device")]
+    host.get("Ulimits", []).sort(key=lambda limit: limit["Name"])
     listed: dict[str, Callable[[], Any]] = {
         "annotation": lambda: ("Annotations", _pairs(given.all("annotation"))),
         "gpus": lambda: ("DeviceRequests", [given.options["gpus"]]),
@@ -324,6 +323,10 @@ def _network(text: str) -> dict[str, Any]:
     return network
 
 
+def _is_user_defined(network: str) -> bool:
+    return network not in ("default", "bridge", "host", "none") and not network.startswith("container:")
+
+
 def _endpoints(given: Invocation, networks: list[dict[str, Any]]) -> dict[str, Any]:
     """Endpoint settings by network. A plain `--network NAME` needs none: the engine makes them."""
     first: dict[str, Any] = networks[0] if networks else {"Target": "default"}
@@ -331,12 +334,16 @@ def _endpoints(given: Invocation, networks: list[dict[str, Any]]) -> dict[str, A
         if first.get("Aliases"):
             raise InvalidParameter("conflicting options: cannot specify both --network-alias and per-network alias")
         first["Aliases"] = given.all("network-alias")
+        if not _is_user_defined(first["Target"]):
+            raise InvalidParameter("network-scoped aliases are only supported for user-defined networks")
+    if given.text("mac-address"):
+        first["MacAddress"] = given.text("mac-address")
     for option, field in (("ip", "IPv4Address"), ("ip6", "IPv6Address")):
         if given.text(option):
             first.setdefault("IPAMConfig", {})[field] = given.text(option)
     if given.all("link-local-ip"):
         first.setdefault("IPAMConfig", {})["LinkLocalIPs"] = given.all("link-local-ip")
-    if given.all("link") and first["Target"] not in ("default", "bridge"):
+    if given.all("link") and _is_user_defined(first["Target"]):
         first["Links"] = given.all("link")
     chosen = networks or [first]
     if len(chosen) == 1 and list(first) == ["Target"]:

@@ -161,6 +161,10 @@ def test_devices_policies_health_and_profiles(tmp_path: Path) -> None:
         (["--no-healthcheck", "--health-cmd", "x"], "--no-healthcheck conflicts with --health-* options"),
         (["--log-driver", "none", "--log-opt", "a=b"], "invalid logging opts for driver none"),
         (["--restart", "on-failure:x"], "invalid restart policy format: maximum retry count must be an integer"),
+        (
+            ["--network", "none", "--network-alias", "x"],
+            "network-scoped aliases are only supported for user-defined networks",
+        ),
         (["--network", "a", "--network", "a"], 'network "a" is specified multiple times'),
     ],
 )

@@ -179,25 +179,3 @@ def test_help(monkeypatch: pytest.MonkeyPatch) -> None:
     # With no engine to ask, docker shows the options of its newest API.
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/x.sock")
     assert differences([f"{command} --help" for command in HELPS.split()]) == ""
-
-
-def test_what_the_words_of_run_ask_for(engine: str) -> None:
-    """Both commands' containers are the same to the engine."""
-    options = (
-        "--network none -it -e A=1 -l x=y -m 64m --memory-swap 128m --cpus 0.5 --pids-limit 50 --cap-add NET_ADMIN "
-        "--cap-drop MKNOD --read-only --tmpfs /t:size=1m -v /tmp:/host:ro -v /anonymous -w /t -u 1:1 --init "
-        "--ulimit nofile=10:20 --sysctl net.ipv4.ip_forward=1 --restart on-failure:2 --stop-signal USR1 "
-        "--stop-timeout 3 "
-        "--device /dev/zero --security-opt no-new-privileges --shm-size 1m --log-opt max-size=1m --health-cmd true "
-        "--dns 1.2.3.4 --add-host a:1.2.3.4 --expose 80-81 --group-add 7 --oom-score-adj 100 --cpu-shares 5 "
-        "--mount type=tmpfs,dst=/m,tmpfs-size=1m --ipc private --uts host --entrypoint sh labbb -c true"
-    )
-    assert labkit(f"create --name ours {options}")[0] == 0
-    assert docker(f"create --name theirs {options}")[0] == 0
-    # The host name is the beginning of the ID where none is given.
-    template = shlex.quote("{{json .Config}} {{json .HostConfig}}")
-    ours, theirs = (
-        re.sub(r'"Hostname":"[0-9a-f]{12}"', "", labkit(f"inspect -f {template} {name}")[1])
-        for name in ("ours", "theirs")
-    )
-    assert ours == theirs

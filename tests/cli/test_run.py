@@ -60,7 +60,9 @@ def test_signals_are_forwarded(engine: str, number: signal.Signals) -> None:
 
 def test_the_third_interrupt_ends_a_command_whose_container_goes_on(engine: str) -> None:
     with subprocess.Popen(
-        [*LABKIT, "run", "--name", "deaf", "labbb", "sh", "-c", "echo ready; sleep 99"], stdout=-1, stderr=-1
+        [*LABKIT, "run", "--name", "deaf", "--network", "none", "labbb", "sh", "-c", "echo ready; sleep 99"],
+        stdout=-1,
+        stderr=-1,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -115,7 +117,7 @@ def test_exec_gives_streams_and_status(engine: str) -> None:
 
 def test_one_action_on_several_containers(engine: str) -> None:
     for name in ("one", "two"):
-        labkit("run", "-d", "--init", "--name", name, "--network", "none", "labbb", "sleep", "99")
+        labkit("run", "-d", "--name", name, "--network", "none", "labbb", "sleep", "99")
     done = subprocess.run(
         [*LABKIT, "stop", "-t", "0", "one", "nosuch", "two"], capture_output=True, text=True, timeout=60
     )
@@ -132,7 +134,7 @@ def test_the_cidfile_holds_the_id_and_is_not_overwritten(engine: str, tmp_path: 
     assert file.read_bytes() == container
     labkit("create", "--cidfile", str(file), "labbb", status=1)
     file.unlink()
-    labkit("create", "--cidfile", str(file), "--name", "/", "labbb", status=1)
+    labkit("create", "--cidfile", str(file), "--name", "a b", "labbb", status=1)
     assert not file.exists()
 
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from labkit.client import Client
+from tests.support.daemon import Daemon
 
 IMAGE = "labbb:latest"
 BUSYBOX = "/bin/busybox"
@@ -47,22 +46,15 @@ def busybox_archive() -> bytes:
 
 @contextmanager
 def labkit_daemon(directory: Path) -> Iterator[str]:
-    """labkit's daemon with everything it keeps below `directory`; ended, and with it its containers, on leaving."""
-    host = f"unix://{directory}/labkit.sock"
-    read, write = os.pipe()
-    argv = [sys.executable, "-m", "labkit.cli.main", "daemon", "-H", host, "--ready-fd", str(write)]
-    argv += ["--data-root", str(directory / "data"), "--exec-root", str(directory / "exec")]
-    argv += ["--cgroup-parent", f"labkit-test-{secrets.token_hex(4)}"]
-    with open(directory / "log", "wb") as log:
-        process = subprocess.Popen(argv, pass_fds=(write,), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    os.close(write)
-    with open(read, "rb") as ready:
-        line = ready.readline()
+    """labkit's daemon with everything it keeps below `directory`; it leaves nothing else behind."""
+    daemon = Daemon(directory)
+    daemon.start()
     try:
-        assert line == b"ready\n", (directory / "log").read_text()
-        yield host
+        yield daemon.host
     finally:
-        end(host, process)
+        remove_containers(daemon.host)
+        daemon.stop()
+    assert daemon.left() == []
 
 
 @contextmanager
@@ -80,15 +72,10 @@ def docker_daemon(directory: Path) -> Iterator[str]:
     try:
         yield host
     finally:
-        end(host, process)
-        process.stderr.close()
-
-
-def end(host: str, process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
-    if process.poll() is None:
         remove_containers(host)
         process.terminate()
-    process.wait(30)
+        process.wait(30)
+        process.stderr.close()
 
 
 def remove_containers(host: str) -> None:
