@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from labkit.kernel import syscalls
-from labkit.plan import OPERATIONS, Context, Numbered, Record, decode, perform
+from labkit.plan import OPERATIONS, Context, Numbered, Operation, Record, decode, perform
 from labkit.runtime import channel
 from labkit.runtime.init import run_init
 from labkit.trace import RECORDER
@@ -29,8 +29,8 @@ Encoded = list[list[Any]]
 class Kind:
     """What a parked child is good for: the namespaces to fork into, and what to do there before waiting.
 
-    `rest` is what such a plan went on with the last time. The child decodes it to have touched the memory
-    that it will need (a fork copies pages when they are first written).
+    `rest` is what such a plan went on with the last time. The child decodes it ahead, since most of it will be
+    wanted again.
     """
 
     flags: int
@@ -112,7 +112,7 @@ def _wait(kind: Kind, control: socket.socket) -> NoReturn:
     gc.disable()  # a collection would copy every page that it looks at, for nothing
     context = Context({"control": control.fileno()})
     done = [perform(place, decode(data), context) for place, data in enumerate(kind.first)]
-    _decode(kind.rest)
+    known = {place: (data, decode(data)) for place, *data in kind.rest}
     received = channel.receive(control)
     if received is None:
         os._exit(0)
@@ -120,8 +120,11 @@ def _wait(kind: Kind, control: socket.socket) -> NoReturn:
     context.descriptors |= dict(zip(message["names"], fds, strict=True))
     places = [place for place, *_ in message["operations"]]
     records = [Record(place, *record[1:]) for place, record in zip(places, done, strict=False)]
-    run_init(_decode(message["operations"][len(done) :]), context, records)
+    run_init(_decode(message["operations"][len(done) :], known), context, records)
 
 
-def _decode(operations: Encoded) -> Numbered:
-    return tuple((place, decode(data)) for place, *data in operations)
+def _decode(operations: Encoded, known: dict[int, tuple[list[Any], Operation]]) -> Numbered:
+    """The operations; most are the same for every container, and decoded already."""
+    unknown: tuple[list[Any] | None, None] = (None, None)
+    pairs = ((place, data, *known.get(place, unknown)) for place, *data in operations)
+    return tuple((place, same if same and data == seen else decode(data)) for place, data, seen, same in pairs)

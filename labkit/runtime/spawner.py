@@ -122,6 +122,9 @@ class Spawner:
         sock, _ = self.listener.accept()
         if self.daemon:
             self.drop_daemon()
+        for process in list(self.processes.values()):
+            self.settle(process)
+        self.running = True
         self.daemon = sock
         self.selector.register(sock, selectors.EVENT_READ, self.serve)
         self.tell({"hello": PROTOCOL, "pid": os.getpid()})
@@ -129,11 +132,15 @@ class Spawner:
             self.introduce(process)
         self.tell({"introduced": len(self.processes)})
 
+    def settle(self, process: Process) -> None:
+        """Wait for the end of a start that a dead daemon had asked for: a daemon finds what runs, or nothing."""
+        while process.control:
+            self.hear(process)
+        if process.error:
+            self.reap(process)
+
     def introduce(self, process: Process) -> None:
         """Hand a running or ended process to a daemon that has come back."""
-        if process.control:
-            process.request = 0  # the daemon that asked is gone; the start goes on
-            return
         names = list(process.kept)
         message = {"process": process.key, "pid": process.pid, "names": names, "began": process.began}
         message |= {"pidfd": process.code is None, **process.outcome()}
@@ -259,7 +266,8 @@ class Spawner:
 
     def hear(self, process: Process) -> None:
         """What a child says on its way to its exec."""
-        assert process.control
+        if not process.control:  # closed since the selector told of it
+            return
         data, fds = channel.receive_packet(process.control, 1 << 20, 1)
         kind, body = data[:1], data[1:]
         if kind == TERMINAL and fds:
@@ -292,6 +300,8 @@ class Spawner:
 
     def reap(self, process: Process) -> None:
         """A process has ended: take its status, undo the host's side of its plan, tell the daemon."""
+        if process.code is not None:  # reaped since the selector told of it
+            return
         while process.control:
             self.hear(process)
         status = os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)

@@ -17,6 +17,7 @@ from labkit.plan import Plan, Record
 from labkit.runtime import channel
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(labkit.__file__)))
+ATTEMPTS = 5
 _PROGRAM = """import sys
 sys.path.append(sys.argv[1])
 from labkit.runtime.spawner import serve
@@ -146,7 +147,7 @@ class SpawnerClient:
             received = None
         if received is None:
             self.close()
-            for future in self.waiting.values():
+            for future in [future for future in self.waiting.values() if not future.done()]:
                 future.set_exception(Unavailable("the spawner has died while it started a process: try again"))
             self.lost()
             return
@@ -181,18 +182,31 @@ def _read_started(message: channel.Message, fds: list[int]) -> Started:
     return Started(message["process"], message["pid"], fds[0], descriptors, *done, began, wall - monotonic, exec_at)
 
 
+def _greet(folder: str) -> tuple[socket.socket, channel.Message]:
+    """A connection to the spawner and its greeting. One that is just ending lets a connection in, and drops it."""
+    path = os.path.join(folder, "spawner.sock")
+    for _ in range(ATTEMPTS):
+        try:
+            sock = _connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            _start(folder)
+            sock = _connect(path)
+        try:
+            hello = channel.receive(sock)
+        except ConnectionResetError:
+            hello = None
+        if hello:
+            return sock, hello[0]
+        sock.close()
+    raise Unavailable(f"the spawner ends as soon as it is asked: see {folder}/spawner.log")
+
+
 def connect(folder: str) -> tuple[socket.socket, list[Introduced]]:
     """The spawner of this exec root and the processes it has: the one that runs already, or a new one."""
-    path = os.path.join(folder, "spawner.sock")
-    try:
-        sock = _connect(path)
-    except (FileNotFoundError, ConnectionRefusedError):
-        _start(folder)
-        sock = _connect(path)
-    hello = channel.receive(sock)
-    if hello is None or hello[0].get("hello") != 1:
+    sock, hello = _greet(folder)
+    if hello.get("hello") != 1:
         raise Unavailable(
-            f"the spawner at {path} speaks another protocol: stop its containers with the labkit that made it"
+            f"the spawner of {folder} speaks another protocol: stop its containers with the labkit that made it"
         )
     processes: list[Introduced] = []
     while received := channel.receive(sock):
@@ -200,7 +214,7 @@ def connect(folder: str) -> tuple[socket.socket, list[Introduced]]:
         if "introduced" in message:
             return sock, processes
         processes.append(_read_introduced(message, fds))
-    raise Unavailable(f"the spawner at {path} went away while it introduced its processes: try again")
+    raise Unavailable(f"the spawner of {folder} went away while it introduced its processes: try again")
 
 
 def _read_introduced(message: channel.Message, fds: list[int]) -> Introduced:
