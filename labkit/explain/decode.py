@@ -229,6 +229,7 @@ SHAPES: dict[str, Shape] = {
         ),
         "{0}, {1}, {{len={2}}}",
     ),
+    "bpf": Shape((number, number, varying, varying), returns=varying),
     "sethostname": Shape((text,)),
     "setdomainname": Shape((text,)),
     "setsid": Shape(()),

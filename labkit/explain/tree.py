@@ -37,8 +37,9 @@ class Explanation:
         return "\n\n".join("\n".join(_lines(root)) for root in self.roots)
 
     def html(self) -> str:
-        """The tree as nested lists."""
-        return f'<div class="labkit-explain">{"".join(map(_root, self.roots))}</div>'
+        """The tree as nested lists. Paths and flags are long words, which must break to fit a narrow page."""
+        roots = "".join(map(_root, self.roots))
+        return f'<div class="labkit-explain" style="overflow-wrap: anywhere">{roots}</div>'
 
     def __repr__(self) -> str:
         return self.text()
@@ -96,4 +97,6 @@ def _item(node: Node) -> str:
 def _label(node: Node) -> str:
     said = html.escape(node.text)
     remarks = "".join(f" · <small>{html.escape(remark)}</small>" for remark in node.remarks)
-    return (f"<code>{said}</code>" if node.code else said) + remarks
+    if node.code:
+        said = f"<code>{said.replace('|', '|<wbr>').replace(',', ',<wbr>')}</code>"  # the best places to break it
+    return said + remarks

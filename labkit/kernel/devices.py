@@ -45,7 +45,6 @@ class MakeDevice(Operation):
 
     def run(self, context: Context) -> Result:
         make_mount_point(os.path.dirname(self.path), directory=True)  # /dev/net/tun: its folder isn't there yet
-        make_mount_point(os.path.dirname(self.path), directory=True)
         syscalls.mknod(self.path, _TYPES[self.kind] | self.mode, os.makedev(self.major, self.minor))
         syscalls.chmod(self.path, self.mode)
         if self.uid or self.gid:

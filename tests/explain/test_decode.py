@@ -32,6 +32,7 @@ ID = "0123456789abcdef" * 4
         ("prctl", [c.PR_CAP_AMBIENT, c.PR_CAP_AMBIENT_RAISE, 0], 0,
          "prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_CHOWN) = 0"),
         ("capset", [1, 1 << 12, 0], 0, "capset({effective=CAP_CHOWN, permitted=CAP_NET_ADMIN, inheritable=0}) = 0"),
+        ("bpf", ["BPF_PROG_ATTACH", "BPF_CGROUP_DEVICE", 5, 6], 0, "bpf(BPF_PROG_ATTACH, BPF_CGROUP_DEVICE, 5, 6) = 0"),
         ("seccomp", [1, 0, 467], 0, "seccomp(SECCOMP_SET_MODE_FILTER, 0, {len=467}) = 0"),
         ("mknod", ["/dev/null", stat.S_IFCHR | 0o666, os.makedev(1, 3)], 0,
          'mknod("/dev/null", S_IFCHR|0666, makedev(1, 3)) = 0'),

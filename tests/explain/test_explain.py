@@ -10,7 +10,7 @@ import pytest
 
 from labkit.cli.grammar import StatusError
 from labkit.client import Client
-from labkit.errors import NotFound
+from labkit.errors import InvalidParameter, NotFound
 from labkit.explain import explain, main
 from tests.client.engines import IMAGE
 
@@ -70,6 +70,20 @@ def test_an_exec_is_told_of_its_container_too(ran: Client) -> None:
     told = asked(ran, "told")
     assert told.index("plan: create") < told.index("plan: start") < told.index("plan: exec")
     assert "the new process, between its fork and its exec" in told
+
+
+def test_a_start_that_failed_is_told_up_to_the_call_that_failed(engine: str) -> None:
+    with closing(Client(engine)) as client:
+        body = {"Image": IMAGE, "Cmd": ["nosuch"], "HostConfig": {"NetworkMode": "none"}}
+        created = client.post("/containers/create", None, body)
+        with pytest.raises(InvalidParameter, match="executable file not found"):
+            client.post(f"/containers/{created['Id']}/start")
+        told = explain(client, ["--only", "Execute"], client.spans).text()
+    assert "POST /containers/" in told
+    assert "/start → 400" in told
+    assert told.count("Execute: become nosuch") == 1
+    assert told.count('execve("') == 1
+    assert "= -1 ENOENT (No such file or directory)" in told
 
 
 def test_options_choose_how_much_is_told(ran: Client) -> None:
