@@ -167,8 +167,13 @@ def _named(known: type) -> tuple[str, str]:
     return known.__module__, known.__name__
 
 
+def _is_whole(printer: Any) -> bool:
+    """Whether the value is what is displayed, and not a member of something: there is no room for a table then."""
+    return len(printer.stack) == 1
+
+
 def _print_text(value: Any, printer: Any, _cycle: bool) -> None:
-    printer.text(as_text(value) or repr(value))
+    printer.text((as_text(value) if _is_whole(printer) else None) or repr(value))
 
 
 class _ListPrinter:
@@ -180,7 +185,7 @@ class _ListPrinter:
         self.before = before
 
     def __call__(self, value: list[Any], printer: Any, cycle: bool) -> None:
-        text = None if cycle or not value else as_text(value)
+        text = as_text(value) if value and not cycle and _is_whole(printer) else None
         if text is None:
             self.before(value, printer, cycle)
         else:

@@ -35,6 +35,10 @@ class DockerCommandError(LabkitError):
         return [f"{type(self).__name__}: {self}"]
 
 
+def _command_error(error: LabkitError) -> DockerCommandError:
+    return DockerCommandError(str(error), error.exit_code if isinstance(error, StatusError) else 1)
+
+
 @magics_class
 class DockerMagics(Magics):
     """The magics of `%load_ext labkit`."""
@@ -52,10 +56,8 @@ class DockerMagics(Magics):
         session = Session("docker", streams)
         try:
             status = invoke(session, words)
-        except StatusError as error:
-            raise DockerCommandError(str(error), error.exit_code) from error
         except LabkitError as error:
-            raise DockerCommandError(str(error), 1) from error
+            raise _command_error(error) from error
         finally:
             streams.finish()
             session.close()
@@ -84,11 +86,14 @@ class DockerMagics(Magics):
         except ValueError as error:
             raise DockerCommandError(f"{error} in: {expanded}", 125) from error
 
+    @no_var_expand
     @line_magic
     def explain(self, line: str) -> Any:
         """Show the kernel calls behind the last action, or behind a container or trace that is named."""
         client = locate()
         try:
-            return import_module("labkit.explain").explain(client, shlex.split(line), last_spans())
+            return import_module("labkit.explain").explain(client, self._words(line), last_spans())
+        except LabkitError as error:
+            raise _command_error(error) from error
         finally:
             client.close()

@@ -66,9 +66,17 @@ EXPLAIN = Command(
     (("explain",),),
     "Show the kernel calls behind an action",
     "",
-    "[CONTAINER|TRACE]",
+    "[CONTAINER|TRACE|METHOD PATH]",
+    (
+        Flag("calls", "", "bool", "Show the kernel calls of each operation (default true)"),
+        Flag("full", "", "bool", "Don't shorten IDs and long arguments"),
+        Flag("no-calls", "", "bool", "Show operations only"),
+        Flag(
+            "no-times", "", "bool", "Leave out what differs from run to run: times, process IDs, IDs, own directories"
+        ),
+        Flag("only", "", "string", "Operations or calls to show, comma-separated (SetHostname,pivot_root)"),
+    ),
     most=-1,
-    interspersed=False,
     complete=("container",),
 )
 OWN_COMMANDS = (DAEMON, EXPLAIN)
