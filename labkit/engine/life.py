@@ -6,6 +6,7 @@ A verb a function. Each takes the engine and leaves the container in a state tha
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ from labkit.trace import TraceContext, new_trace
 if TYPE_CHECKING:
     from labkit.engine.engine import Engine
 
+log = logging.getLogger("labkit.engine")
 STOP_TIMEOUT = 10
 LOST = 255
 """Exit status of a container that ended without anybody to see it: after a power loss, as in dockerd."""
@@ -161,7 +163,10 @@ def adopt(engine: Engine, container: Container, process: Introduced | None) -> N
     """Settle what a daemon before this one has left: the process runs, has ended, or never came to be."""
     record = container.record
     if process:
+        paused = not process.outcome and _is_frozen(engine, container)
+        _complete_bundle(engine, container)
         _running(container, process.pid, process.pidfd, process.descriptors, process.began)
+        _note_frozen(container, paused)
         if process.outcome:
             engine.background(settle(engine, container, process.outcome))
         return
@@ -172,6 +177,14 @@ def adopt(engine: Engine, container: Container, process: Introduced | None) -> N
     remove_bundle(container)
     if record.HostConfig.AutoRemove and record.State.Status == "exited":
         engine.background(remove(engine, container, force=False))
+
+
+def _complete_bundle(engine: Engine, container: Container) -> None:
+    """The container runs, whether its bundle can be told once more or not (a device may be gone)."""
+    try:
+        starting.complete_bundle(container, engine.settings, engine.machine)
+    except LabkitError as error:
+        log.warning("%s runs without a bundle: %s", container.name, error)
 
 
 def abandon(engine: Engine, process: Introduced) -> None:
@@ -307,9 +320,20 @@ async def unpause(engine: Engine, container: Container, context: TraceContext | 
 def _freeze(engine: Engine, container: Container, frozen: bool, context: TraceContext | None) -> None:
     plan = Plan("pause" if frozen else "unpause", (Step("daemon", _freezer(engine, container, frozen)),))
     carry_out(engine, plan, container.id, context or new_trace())
+    _note_frozen(container, frozen)
+
+
+def _note_frozen(container: Container, frozen: bool) -> None:
     state = container.record.State
-    state.Paused, state.Status = frozen, "paused" if frozen else "running"
-    container.save()
+    if state.Paused != frozen:
+        state.Paused, state.Status = frozen, "paused" if frozen else "running"
+        container.save()
+
+
+def _is_frozen(engine: Engine, container: Container) -> bool:
+    """Whether a container is paused, as the kernel has it: a daemon may have died before it wrote that down."""
+    operation = _freezer(engine, container, True)
+    return cgroups.read_value(operation.path) in (operation.value, "FREEZING")
 
 
 async def rename(engine: Engine, container: Container, name: str) -> None:

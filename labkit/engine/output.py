@@ -144,6 +144,8 @@ class Pump:
             if staged == self.staged:
                 self.output.log.truncate(log_end)
             self.mark.clear()
+        if self.staged:
+            self.store(pipes.copy(self.stage[0], self.scratch, self.staged), final=False)
         os.set_blocking(self.source, False)
         self.loop.add_reader(self.source, self.advance)
 

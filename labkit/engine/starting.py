@@ -61,6 +61,13 @@ def write_config(container: Container, found: Spec) -> None:
         file.write(msgspec.json.format(msgspec.json.encode(found), indent=1))
 
 
+def complete_bundle(container: Container, settings: Settings, machine: plans.Machine) -> None:
+    """Write the config.json that a daemon which died during a start had not come to."""
+    path = os.path.join(container.bundle, "config.json")
+    if not os.path.exists(path) or not os.path.getsize(path):
+        write_config(container, prepare(container, settings, machine)[0])
+
+
 def layers_of(container: Container) -> plans.Layers:
     """The layers with the read-only ones named from their common directory: mount(2) takes a page of options."""
     return plans.Layers(*_relative(container.lower), container.upper, container.work)

@@ -230,6 +230,15 @@ def oom_kills(path: str) -> int:
     return 0
 
 
+def read_value(path: str) -> str:
+    """The value in a file of a cgroup; empty if there is no such file."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
+
+
 def remove_cgroup(path: str) -> None:
     """Remove a cgroup and those below it; processes still inside are killed first. Being gone already is fine."""
     try:

@@ -113,6 +113,11 @@ class Daemon:
             data = answer.read()
         return answer.status, json.loads(data) if data else None
 
+    def remove_all(self) -> None:
+        """Remove all containers, running or not."""
+        if found := self.out("ps", "-aq").split():
+            self.docker("rm", "-f", *found)
+
     def inspect(self, reference: str) -> Any:
         status, found = self.request("GET", f"/containers/{reference}/json")
         assert status == 200, found
@@ -179,6 +184,7 @@ def running(root: Path, *flags: str) -> Iterator[Daemon]:
     finally:
         if daemon.process is None:
             daemon.start()  # it was killed: another one ends the spawner and the containers
+        daemon.remove_all()
         daemon.stop()
     assert daemon.left() == []
 

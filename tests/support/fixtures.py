@@ -25,7 +25,5 @@ def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 def daemon(shared_daemon: Daemon) -> Iterator[Daemon]:
     """The shared daemon; a test's containers are removed after it."""
     yield shared_daemon
-    found = shared_daemon.out("ps", "-aq").split()
-    if found:
-        shared_daemon.docker("rm", "-f", *found)
+    shared_daemon.remove_all()
     assert [path.name for path in shared_daemon.cgroups() if path.name != shared_daemon.cgroup] == []
