@@ -29,6 +29,7 @@ def serve(fd: int) -> NoReturn:
     context = Context()
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     with socket.socket(fileno=fd) as sock:
+        sock.set_inheritable(False)  # what is executed here must not keep the conversation open
         lines = sock.makefile("rwb")
         _answer(lines, {"ready": True})
         for line in lines:

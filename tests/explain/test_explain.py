@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from labkit.cli.grammar import StatusError
 from labkit.client import Client
 from labkit.errors import InvalidParameter, NotFound
 from labkit.explain import explain, main
-from tests.client.engines import IMAGE
+from tests.client.engines import IMAGE, docker_daemon
 
 pytestmark = pytest.mark.root
 
@@ -101,6 +102,12 @@ def test_what_is_not_kept_is_not_found(ran: Client) -> None:
     for wanted in ("nosuch", "f" * 32, "DELETE /nowhere"):
         with pytest.raises(NotFound, match=r"No such trace|No trace of"):
             asked(ran, wanted)
+
+
+def test_another_engine_keeps_no_traces(tmp_path: Path) -> None:
+    refused = pytest.raises(NotFound, match=r"The engine at unix://.* keeps no traces")
+    with docker_daemon(tmp_path) as host, closing(Client(host)) as client, refused:
+        explain(client, [], ())
 
 
 def test_wrong_words_are_refused_in_dockers_wording(ran: Client) -> None:

@@ -11,6 +11,7 @@ from labkit.errors import KernelError, LabkitError, Unavailable
 from labkit.kernel import constants as c
 from labkit.kernel.mounts import Mount, SetPropagation
 from labkit.kernel.namespaces import CloneInit, SetHostname, Unshare
+from labkit.kernel.process import Execute
 from labkit.lab import Child, Snapshot
 
 pytestmark = pytest.mark.root
@@ -68,6 +69,11 @@ def test_a_child_that_has_ended_says_so() -> None:
     assert repr(child) == "a process that has ended"
     with pytest.raises(Unavailable, match="make another one"):
         child.sh("true")
+
+
+def test_a_child_that_became_another_program_has_gone_away() -> None:
+    with Child() as child, pytest.raises(Unavailable, match=r"gone away \(exit status 3\)"):
+        child.do(Execute(("sh", "-c", "exit 3"), ()))
 
 
 def test_a_child_that_was_killed_says_so() -> None:
