@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from labkit.cli.commands.system import EXPLAIN
-from labkit.cli.grammar import Command, Flag, HelpWanted, parse
+from labkit.cli.grammar import HelpWanted, parse
 from labkit.cli.usage import command_help
 from labkit.errors import NotFound
 from labkit.explain.decode import Style
@@ -22,21 +22,8 @@ from labkit.trace import Span
 if TYPE_CHECKING:
     from labkit.client.engine import Client
 
-__all__ = ["COMMAND", "Explanation", "explain", "main"]
+__all__ = ["Explanation", "explain", "main"]
 
-COMMAND: Command = EXPLAIN._replace(
-    arguments="[CONTAINER|TRACE|METHOD PATH]",
-    flags=(
-        Flag("calls", "", "bool", "Show the kernel calls of each operation (default true)"),
-        Flag("no-calls", "", "bool", "Show operations only"),
-        Flag(
-            "no-times", "", "bool", "Leave out what differs from run to run: times, process IDs, IDs, own directories"
-        ),
-        Flag("full", "", "bool", "Don't shorten IDs and long arguments"),
-        Flag("only", "", "string", "Operations or calls to show, comma-separated (SetHostname,pivot_root)"),
-    ),
-    interspersed=True,
-)
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _LAST = "last"
 
@@ -48,7 +35,7 @@ def explain(client: Client, argv: Sequence[str], client_spans: Sequence[Span]) -
     Docker's wording for words that don't fit.
     """
     try:
-        given = parse("labkit", COMMAND, ("explain",), argv)
+        given = parse("labkit", EXPLAIN, ("explain",), argv)
     except HelpWanted as wanted:
         return Usage(command_help("labkit", wanted.command, wanted.path))
     stable = given.flag("no-times")
