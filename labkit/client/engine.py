@@ -248,7 +248,14 @@ class Client:
         return self.request("POST", path, query, body).json()
 
     def hijack(self, path: str, query: Query | None = None, body: Body = None) -> Answer:
-        """A POST after which the connection is a raw two-way stream (Engine API `ContainerAttach`, "Hijacking")."""
+        """A POST after which the connection is a raw two-way stream (Engine API `ContainerAttach`, "Hijacking").
+
+        NotImplementedByLabkit over TLS, where the end of the input can't be said without ending the output.
+        """
+        if self.address.kind == "tls":
+            raise errors.NotImplementedByLabkit(
+                f"labkit can't attach to containers over TLS yet: forward {self.host} to a unix socket (ssh -L)"
+            )
         return self.request("POST", path, query, body, {"Connection": "Upgrade", "Upgrade": "tcp"})
 
     def _error(self, answer: Answer) -> errors.LabkitError:
