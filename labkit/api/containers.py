@@ -33,7 +33,7 @@ class Containers:
     async def listed(self, request: Request) -> Answer:
         engine = self.engine
         filters = request.filters()
-        limit = request.number("limit", 0) or 0
+        limit = max(0, request.number("limit", 0) or 0)
         wanted = views.Filter(filters, self._bounds(filters), self._ancestors(filters))
         everything = request.flag("all") or limit > 0 or wanted.all_states
         found = sorted(engine.containers.values(), key=lambda one: one.record.Created, reverse=True)

@@ -87,8 +87,13 @@ def _moment(text: str) -> float:
     return time.time() - duration(text) / 1e9
 
 
-def summaries(store: ImageStore, images: Sequence[Image], shared: bool, version: tuple[int, int]) -> list[ImageSummary]:
-    """The lines for these images, in the form that the client's API version has."""
+def summaries(
+    store: ImageStore, images: Sequence[Image], patterns: Sequence[str], shared: bool, version: tuple[int, int]
+) -> list[ImageSummary]:
+    """The lines for these images, in the form that the client's API version has.
+
+    With `patterns` (of a `reference` filter), an image shows only those of its names that match one.
+    """
     users = Counter(chain for image in store.list() for chain in image.chain_ids) if shared else Counter[str]()
 
     def summary(image: Image) -> ImageSummary:
@@ -97,7 +102,7 @@ def summaries(store: ImageStore, images: Sequence[Image], shared: bool, version:
         return ImageSummary(
             image.id,
             image.parent,
-            image.repo_tags or (["<none>:<none>"] if nameless else []),
+            _matching(image, patterns) or (["<none>:<none>"] if nameless else []),
             image.repo_digests or (["<none>@<none>"] if nameless else []),
             seconds(image.config.created),
             image.size,
@@ -107,3 +112,10 @@ def summaries(store: ImageStore, images: Sequence[Image], shared: bool, version:
         )
 
     return [summary(image) for image in images]
+
+
+def _matching(image: Image, patterns: Sequence[str]) -> list[str]:
+    if not patterns:
+        return image.repo_tags
+    tagged = [reference for reference in image.references if not reference.digest]
+    return [reference.familiar for reference in tagged if any(matches(pattern, reference) for pattern in patterns)]

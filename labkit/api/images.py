@@ -71,8 +71,10 @@ def _publish(engine: Engine, action: str, image: Image, name: str = "") -> None:
 
 async def list_images(engine: Engine, request: Request) -> Response:
     """GET /images/json (`ImageList`)."""
-    found = select(engine.images, request.filters(), request.flag("all"))
-    listed: list[ImageSummary] = summaries(engine.images, found, request.flag("shared-size"), request.version)
+    filters = request.filters()
+    found = select(engine.images, filters, request.flag("all"))
+    patterns, shared = filters.get("reference", []), request.flag("shared-size")
+    listed: list[ImageSummary] = summaries(engine.images, found, patterns, shared, request.version)
     return json_response(listed)
 
 

@@ -41,6 +41,7 @@ class Engine:
         self.traces = Traces()
         self.machine = Machine(cgroups.read_layout(), capabilities.own_bounding())
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.ending = False
         self.spawner: spawning.SpawnerClient
         self.images: ImageStore
         self._locks: list[int] = []
@@ -157,10 +158,14 @@ class Engine:
                 self.background(run.settle(self, spawning.Outcome(137, life.now_ns(), False)))
 
     async def shut_down(self) -> None:
-        """Stop all containers (unless they shall live on) and end the spawner."""
-        if self.settings.live_restore:
-            return
+        """Stop all containers (unless they shall live on) and end the spawner. A start under way ends first."""
+        self.ending = True
+        for container in list(self.containers.values()):
+            async with container.lock:
+                continue
         running = [container for container in self.containers.values() if container.run.running]
+        if running and self.settings.live_restore:
+            return
         await asyncio.gather(*(life.stop(self, container) for container in running))
         while self.tasks:
             await asyncio.gather(*self.tasks, return_exceptions=True)

@@ -74,7 +74,7 @@ class Exec:
             raise
         finally:
             made.close()
-        engine.traces.plan(started_span(self.container.id, plan, started, context))
+        engine.traces.plan(started_span(self.container.id, plan, started, context, engine.spawner.pid))
         self.run.begin(started.pid, started.pidfd, started.descriptors, "")
 
     def _fail(self, error: LabkitError) -> None:

@@ -19,7 +19,7 @@ from labkit.engine.container import Container
 from labkit.engine.models import CreateBody, State
 from labkit.engine.names import random_name
 from labkit.engine.traces import PlanSpan
-from labkit.errors import Conflict, InvalidParameter, KernelError, LabkitError, NotFound, NotModified
+from labkit.errors import Conflict, InvalidParameter, KernelError, LabkitError, NotFound, NotModified, Unavailable
 from labkit.images.manifests import ContainerConfig
 from labkit.images.removal import ContainerUse
 from labkit.kernel import cgroups
@@ -42,9 +42,9 @@ def now_ns() -> int:
 
 async def create(engine: Engine, body: CreateBody, name: str, context: TraceContext) -> tuple[Container, list[str]]:
     """Make a container. Returns it with the warnings that the client shows."""
-    name = name.lstrip("/")
     if name:
         validation.check_name(name)
+    name = name.lstrip("/")
     image = engine.images.resolve(body.Image) if body.Image else None
     if image is None:
         raise InvalidParameter("config cannot be empty in order to create a container: it needs an Image")
@@ -90,6 +90,8 @@ async def start(engine: Engine, container: Container, context: TraceContext) -> 
             raise Conflict("cannot start a paused container, try unpause instead")
         if state.Running:
             raise NotModified("container is already running")
+        if engine.ending:
+            raise Unavailable("the daemon is shutting down: start the container when it is back")
         container.record.Starting = True
         container.save()
         try:
@@ -115,14 +117,14 @@ async def _start(engine: Engine, container: Container, context: TraceContext) ->
         raise
     finally:
         made.close()
-    engine.traces.plan(started_span(container.id, plan, started, context))
+    engine.traces.plan(started_span(container.id, plan, started, context, engine.spawner.pid))
     _running(container, started.pid, started.pidfd, started.descriptors, started.began)
     engine.events.publish("container", "start", container.id, container.attributes())
 
 
-def started_span(subject: str, plan: Plan, started: Started, context: TraceContext) -> PlanSpan:
+def started_span(subject: str, plan: Plan, started: Started, context: TraceContext, spawner: int) -> PlanSpan:
     """A plan that ended in a process, for the traces."""
-    pids = {"init": started.pid}
+    pids = {"spawner": spawner, "init": started.pid}
     return PlanSpan(context.child(), subject, plan, started.records, started.offset, pids, started.exec_at)
 
 
@@ -199,6 +201,8 @@ def abandon(engine: Engine, process: Introduced) -> None:
 async def settle(engine: Engine, container: Container, outcome: Outcome, error: str = "") -> None:
     """The container's process has ended: when its output is in the log, record the exit and tell who waits."""
     run = container.run
+    for output in (run.output, *(one.run.output for one in container.execs.values())):
+        output.hurry()
     await run.output.ended.wait()
     async with container.lock:
         _ended(container, outcome, error)

@@ -90,6 +90,7 @@ class Output:
         self.attachments: set[Attachment] = set()
         self.pumps: list[Pump] = []
         self.ended = asyncio.Event()
+        self.hurried = False
 
     def add(
         self, stream: str, source: int, stage: tuple[int, int], mark: pipes.Mark | None, scratch: tuple[int, int]
@@ -98,6 +99,15 @@ class Output:
         pump = Pump(self, stream, source, stage, mark, scratch)
         self.pumps.append(pump)
         pump.begin()
+
+    def hurry(self) -> None:
+        """Wait for no client any more: the container has ended, and what its pipes hold is all that comes.
+
+        Otherwise a client that has stopped reading would keep the container from ever being seen to have ended.
+        """
+        self.hurried = True
+        for pump in self.pumps:
+            pump.hurry()
 
     def finish(self, pump: Pump) -> None:
         self.pumps.remove(pump)
@@ -163,7 +173,7 @@ class Pump:
         self.store(data, final=moved == 0 or self.pieces >= MOST_PIECES)
         if moved == 0:
             self.end()
-        elif busy:
+        elif busy and not self.output.hurried:
             self.loop.remove_reader(self.source)
             self.resuming = self.loop.create_task(self.resume(busy))
 
@@ -191,7 +201,15 @@ class Pump:
         """Go on when the clients that couldn't take more have taken it, or have gone."""
         for attachment in busy:
             await attachment.connection.drain()
+        self.resuming = None
         self.loop.add_reader(self.source, self.advance)
+
+    def hurry(self) -> None:
+        """Go on without waiting."""
+        if self.resuming:
+            self.resuming.cancel()
+            self.resuming = None
+            self.loop.add_reader(self.source, self.advance)
 
     def end(self) -> None:
         """The stream has ended: every process that could write to it has closed it."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labkit.plan import Plan, Record
-from labkit.trace import TraceContext
+from labkit.trace import Call, TraceContext
 
 KEPT = 200
 _UNKEPT = ("/_ping", "/labkit/")
@@ -110,6 +110,8 @@ def to_json(trace: Trace) -> dict[str, Any]:
 
 
 def _plan_to_json(span: PlanSpan) -> dict[str, Any]:
+    records = span.records()
+    began = records[0].began if records else 0
     return {
         "span_id": span.context.span_id,
         "parent_id": span.context.parent_id,
@@ -117,11 +119,12 @@ def _plan_to_json(span: PlanSpan) -> dict[str, Any]:
         "subject": span.subject,
         "pids": span.pids,
         "exec_at": span.exec_at + span.offset if span.exec_at else 0,
-        "operations": [_operation_to_json(span, record) for record in span.records()],
+        "operations": [_operation_to_json(span, record, began) for record in records],
     }
 
 
-def _operation_to_json(span: PlanSpan, record: Record) -> dict[str, Any]:
+def _operation_to_json(span: PlanSpan, record: Record, began: int) -> dict[str, Any]:
+    """An executed operation. `ahead` says that it was done before the plan began, by a parked child."""
     step = span.plan.steps[record.place]
     return {
         "actor": step.actor,
@@ -133,14 +136,17 @@ def _operation_to_json(span: PlanSpan, record: Record) -> dict[str, Any]:
         "error": record.error,
         "began": record.began + span.offset,
         "ended": record.ended + span.offset,
-        "calls": [
-            {
-                "name": name,
-                "arguments": arguments,
-                "result": result,
-                "errno": errno,
-                "microseconds": (ended - began) / 1000,
-            }
-            for name, arguments, result, errno, began, ended in record.calls
-        ],
+        "ahead": record.ended < began,
+        "calls": [_call_to_json(Call(*call), began) for call in record.calls],
+    }
+
+
+def _call_to_json(call: Call, began: int) -> dict[str, Any]:
+    return {
+        "name": call.name,
+        "arguments": call.arguments,
+        "result": call.result,
+        "errno": call.errno,
+        "microseconds": (call.ended - call.began) / 1000,
+        "ahead": call.ended < began,
     }

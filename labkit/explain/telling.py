@@ -60,6 +60,10 @@ def tell(trace: Data, client_spans: Iterable[Span], choice: Choice) -> Node:
     return Node("trace", f"trace {identity}", (_count(found, "request"),), told)
 
 
+AHEAD = "done ahead, by a child that waited"
+"""Said of what a parked child did (`labkit.runtime.parking`) before anybody asked for the container."""
+
+
 def requests(trace: Data, spans: Iterable[Span]) -> list[Request]:
     """The requests of a trace in the order in which they began, the client's and the daemon's view of each joined."""
     asked = {span.context.span_id: span for span in spans}
@@ -142,17 +146,22 @@ def operation_node(operation: Data, choice: Choice) -> Node:
     remarks = [operation["man"]] if operation["man"] else []
     if choice.times:
         remarks.append(_us((operation["ended"] - operation["began"]) / 1000))
+    if choice.times and operation.get("ahead"):
+        remarks.append(AHEAD)
     if operation["error"]:
         remarks.append(f"failed: {operation['error']}")
-    calls = tuple(_calls(operation["calls"], choice)) if choice.calls else ()
+    calls = tuple(_calls(operation["calls"], choice, bool(operation.get("ahead")))) if choice.calls else ()
     return Node("operation", said, tuple(remarks), calls, folded=choice.folded)
 
 
-def _calls(calls: Iterable[Data], choice: Choice) -> Iterator[Node]:
+def _calls(calls: Iterable[Data], choice: Choice, operation_ahead: bool) -> Iterator[Node]:
     for call in calls:
         shown = decode(call["name"], call["arguments"], call["result"], call["errno"], choice.style)
         timed = choice.times and call["result"] is not None
-        yield Node("call", str(shown), (_us(call["microseconds"]),) if timed else (), code=True)
+        remarks = [_us(call["microseconds"])] if timed else []
+        if choice.times and call.get("ahead") and not operation_ahead:
+            remarks.append(AHEAD)
+        yield Node("call", str(shown), tuple(remarks), code=True)
 
 
 def _ms(nanoseconds: int) -> str:

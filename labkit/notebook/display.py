@@ -103,9 +103,8 @@ def records(values: Any) -> tuple[str, list[Record]] | None:
     if len(kinds) != 1 or (kind := kinds.pop()) not in _RECORDS:
         return None
     title, read = _RECORDS[kind]
-    return (f"{len(members)} {title.lower()}s" if several and len(members) != 1 else title), [
-        read(member) for member in members
-    ]
+    counted = f"{len(members)} {title.lower()}{'' if len(members) == 1 else 's'}"
+    return (counted if several else title), [read(member) for member in members]
 
 
 def as_text(values: Any) -> str | None:

@@ -94,6 +94,11 @@ class SpawnerClient:
     lost: Callable[[], None]
     waiting: dict[int, asyncio.Future[Started]] = field(default_factory=dict)
     last: int = 0
+    pid: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        credentials = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # pid, uid, gid (unix(7))
+        self.pid = int.from_bytes(credentials[:4], sys.byteorder)
 
     async def start(
         self, key: str, plan: Plan, child: dict[str, int], keep: dict[str, int], meanwhile: Callable[[], None] = _idle
