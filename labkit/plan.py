@@ -245,7 +245,7 @@ class Execution:
         """`run`, and on failure undo what was done before raising."""
         try:
             self.run()
-        except LabkitError:
+        except (LabkitError, OSError):  # OSError: a full disk shows at the end of a write only
             if not self.context.in_child:
                 self.undo()
             raise
@@ -283,7 +283,7 @@ def undo(operations: Numbered, done: dict[int, Result], context: Context) -> lis
         if index in done:
             try:
                 operation.undo(done[index], context)
-            except LabkitError as error:
+            except (LabkitError, OSError) as error:
                 failed.append(f"{operation.describe()}: {error}")
     return failed
 
