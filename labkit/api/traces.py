@@ -9,7 +9,7 @@ import msgspec
 
 from labkit.api.http import Answer, Request, Response, Route
 from labkit.engine.engine import Engine
-from labkit.engine.traces import RequestSpan, Trace, to_json
+from labkit.engine.traces import UNKEPT, RequestSpan, Trace, to_json
 from labkit.errors import NotFound
 
 
@@ -17,7 +17,8 @@ def observer(engine: Engine) -> Any:
     """What the API server calls for each request that was answered."""
 
     def observe(request: Request, status: int, began: int, ended: int) -> None:
-        engine.traces.request(RequestSpan(request.context, request.method, request.path, status, began, ended))
+        if not request.path.startswith(UNKEPT):
+            engine.traces.request(RequestSpan(request.context, request.method, request.path, status, began, ended))
 
     return observe
 

@@ -15,7 +15,7 @@ from labkit.plan import Plan, Record
 from labkit.trace import Call, TraceContext
 
 KEPT = 200
-_UNKEPT = ("/_ping", "/labkit/")
+UNKEPT = ("/_ping", "/labkit/")
 """Requests that are asked about nothing: they would push out those that matter."""
 
 
@@ -60,8 +60,7 @@ class Traces:
         self._kept: OrderedDict[str, Trace] = OrderedDict()
 
     def request(self, span: RequestSpan) -> None:
-        if not span.path.startswith(_UNKEPT):
-            self._trace(span.context.trace_id).requests.append(span)
+        self._trace(span.context.trace_id).requests.append(span)
 
     def plan(self, span: PlanSpan) -> None:
         self._trace(span.context.trace_id).plans.append(span)
