@@ -35,6 +35,9 @@ READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trig
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHM_SIZE = 64 << 20
 
+OCI_VERSION = "1.0.2"
+"""The oldest version that the bundle is valid in: Debian 12's crun refuses to start one that names a newer one."""
+
 _MEMORY_TMPFS = ("nosuid", "noexec", "nodev")
 
 
@@ -57,7 +60,7 @@ def build(record: ContainerRecord, facts: Facts, seccomp: Spec | None) -> Spec:
     """The spec of a container. `seccomp` is the OCI form of its system-call filter, None for no filter."""
     host = record.HostConfig
     spec: Spec = {
-        "ociVersion": "1.2.0",
+        "ociVersion": OCI_VERSION,
         "process": process(record, facts),
         "root": {"path": facts.root, "readonly": host.ReadonlyRootfs},
         "hostname": record.Config.Hostname,
