@@ -119,8 +119,13 @@ def decode(block: bytes, selection: Selection) -> Iterator[Piece]:
         (stream,) = streams
         if selection.wants(stream) and (end := _END.search(block, max(0, len(block) - 200))):
             body = _JOINT.sub(b"", block[8 : end.start()])
-            yield Piece(stream, _decode_text(b'"' + body + b'"').encode())
-            return
+            try:
+                text = _decode_text(b'"' + body + b'"')
+            except msgspec.DecodeError:
+                pass  # some line is damaged: to be skipped alone, below
+            else:
+                yield Piece(stream, text.encode())
+                return
     yield from _decode_entries(block, selection)
 
 
