@@ -1,0 +1,161 @@
+"""Control groups: the layouts that are met, what limits become there, and removal with whatever is inside."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from labkit.errors import KernelError
+from labkit.kernel.cgroups import (
+    CreateCgroup,
+    JoinCgroup,
+    Layout,
+    WriteCgroup,
+    cgroup_pids,
+    cpu_weight,
+    limit_files,
+    oom_kills,
+    parse_layout,
+    read_layout,
+    read_value,
+    remove_cgroup,
+)
+from labkit.plan import Context
+
+V1_TEXT = """\
+24 1 0:21 / /sys rw,nosuid shared:7 - sysfs sysfs rw
+30 24 0:26 / /sys/fs/cgroup ro,nosuid shared:9 - tmpfs tmpfs ro,mode=755
+31 30 0:27 / /sys/fs/cgroup/systemd rw,nosuid shared:10 - cgroup cgroup rw,xattr,name=systemd
+33 30 0:30 / /sys/fs/cgroup/memory rw,nosuid shared:15 - cgroup cgroup rw,memory
+34 30 0:31 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:16 master:3 - cgroup cgroup rw,cpu,cpuacct
+35 30 0:32 / /sys/fs/cgroup/pids rw,nosuid - cgroup cgroup rw,pids
+36 30 0:32 / /elsewhere rw,nosuid - cgroup cgroup rw,pids
+a line of no kind
+"""
+HYBRID_TEXT = V1_TEXT + "32 30 0:28 / /sys/fs/cgroup/unified rw,nosuid shared:11 - cgroup2 cgroup2 rw,nsdelegate\n"
+V2_TEXT = "30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
+V1 = parse_layout(V1_TEXT)
+V2 = parse_layout(V2_TEXT)
+
+
+def test_the_layout_of_v1_is_a_tree_a_controller() -> None:
+    base = "/sys/fs/cgroup"
+    trees = {"systemd": "systemd", "cpu": "cpu,cpuacct", "cpuacct": "cpu,cpuacct", "memory": "memory", "pids": "pids"}
+    assert Layout(tuple((name, f"{base}/{tree}") for name, tree in trees.items()), "") == V1
+    assert V1.version == 1
+    assert V1.directory("cpu", "/labkit/x/") == f"{base}/cpu,cpuacct/labkit/x"
+    assert V1.directory("hugetlb", "/labkit/x") == ""
+    assert V1.directories("/a") == tuple(f"{base}/{tree}/a" for tree in ("systemd", "cpu,cpuacct", "memory", "pids"))
+
+
+def test_hybrid_counts_as_v1() -> None:
+    layout = parse_layout(HYBRID_TEXT)
+    assert (layout.v1, layout.unified, layout.version) == (V1.v1, "/sys/fs/cgroup/unified", 1)
+
+
+def test_the_layout_of_v2_is_one_tree() -> None:
+    assert (V2, V2.version) == (Layout((), "/sys/fs/cgroup"), 2)
+    assert V2.directory("memory", "/labkit/x") == "/sys/fs/cgroup/labkit/x"
+    assert V2.directories("labkit/x") == ("/sys/fs/cgroup/labkit/x",)
+
+
+def test_what_was_not_asked_for_is_not_written() -> None:
+    for layout in (V1, V2):
+        assert limit_files(layout, {}) == ()
+        assert limit_files(layout, {"memory": None, "cpu": {"quota": 0, "cpus": ""}, "pids": {}}) == ()
+
+
+@pytest.mark.parametrize(
+    ("resources", "v1", "v2"),
+    [
+        ({"memory": {"limit": 7, "swap": 7}}, {"memory.limit_in_bytes": "7", "memory.memsw.limit_in_bytes": "7"},
+         {"memory.max": "7", "memory.swap.max": "0"}),
+        ({"memory": {"limit": 7, "swap": -1}}, {"memory.limit_in_bytes": "7", "memory.memsw.limit_in_bytes": "-1"},
+         {"memory.max": "7", "memory.swap.max": "max"}),
+        ({"memory": {"limit": -1}}, {"memory.limit_in_bytes": "-1"}, {"memory.max": "max"}),
+        ({"memory": {"reservation": 5}}, {"memory.soft_limit_in_bytes": "5"}, {"memory.low": "5"}),
+        ({"memory": {"swappiness": 60, "disableOOMKiller": True}},
+         {"memory.swappiness": "60", "memory.oom_control": "1"}, {}),
+        ({"cpu": {"quota": -1}}, {"cpu.cfs_quota_us": "-1"}, {"cpu.max": "max 100000"}),
+        ({"cpu": {"quota": 5000, "period": 20000}}, {"cpu.cfs_period_us": "20000", "cpu.cfs_quota_us": "5000"},
+         {"cpu.max": "5000 20000"}),
+        ({"cpu": {"shares": 1024, "mems": "0"}}, {"cpu.shares": "1024", "cpuset.mems": "0"},
+         {"cpu.weight": "39", "cpuset.mems": "0"}),
+        ({"pids": {"limit": -1}}, {"pids.max": "max"}, {"pids.max": "max"}),
+    ],
+)  # fmt: skip
+def test_limits_as_files(resources: dict[str, object], v1: dict[str, str], v2: dict[str, str]) -> None:
+    assert {file: value for _, file, value in limit_files(V1, resources)} == v1
+    assert {file: value for _, file, value in limit_files(V2, resources)} == v2
+
+
+def test_the_memory_limit_is_written_before_the_one_with_swap() -> None:
+    """The kernel refuses memsw below memory, and a new cgroup has no limit on either."""
+    files = [file for _, file, _ in limit_files(V1, {"memory": {"swap": 9, "limit": 8}})]
+    assert files == ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]
+
+
+@pytest.mark.parametrize(("shares", "weight"), [(0, 1), (2, 1), (1024, 39), (262144, 10000), (1 << 30, 10000)])
+def test_shares_as_weight(shares: int, weight: int) -> None:
+    assert cpu_weight(shares) == weight
+
+
+@pytest.fixture
+def cgroup() -> Iterator[str]:
+    """A cgroup of this machine, in the tree that counts processes."""
+    layout = read_layout()
+    path = layout.directory("pids" if layout.version == 1 else "", f"/labkit-test-{os.getpid()}")
+    CreateCgroup(path).run(Context())
+    yield path
+    remove_cgroup(path)
+    assert not os.path.exists(path)
+
+
+@pytest.mark.root
+def test_removal_ends_what_is_inside_and_below(cgroup: str) -> None:
+    below = f"{cgroup}/child"
+    CreateCgroup(below).run(Context())
+    sleepers = [subprocess.Popen(["sleep", "1000"]) for _ in range(2)]
+    for sleeper, place in zip(sleepers, (cgroup, below), strict=True):
+        WriteCgroup(f"{place}/cgroup.procs", str(sleeper.pid)).run(Context())
+        assert cgroup_pids(place) == [sleeper.pid]
+    CreateCgroup(cgroup).undo(None, Context())
+    assert not os.path.exists(cgroup)
+    assert [sleeper.wait(5) for sleeper in sleepers] == [-9, -9]
+
+
+@pytest.mark.root
+def test_removal_of_what_is_gone_is_fine(cgroup: str) -> None:
+    remove_cgroup(f"{cgroup}/never")
+    assert cgroup_pids(f"{cgroup}/never") == []
+    assert read_value(f"{cgroup}/never") == ""
+    assert oom_kills(f"{cgroup}/never") == 0
+
+
+@pytest.mark.root
+def test_a_cgroup_that_is_there_already_is_told(cgroup: str) -> None:
+    with pytest.raises(KernelError, match="EEXIST"):
+        CreateCgroup(cgroup).run(Context())
+
+
+@pytest.mark.root
+def test_a_process_joins_and_is_counted(cgroup: str) -> None:
+    WriteCgroup(f"{cgroup}/pids.max", "5").run(Context())
+    assert read_value(f"{cgroup}/pids.max") == "5"
+    ready, go = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        tasks = f"{cgroup}/tasks" if os.path.exists(f"{cgroup}/tasks") else f"{cgroup}/cgroup.procs"
+        JoinCgroup(tasks).run(Context())
+        os.write(ready[1], b"x")
+        os.read(go[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    assert cgroup_pids(cgroup) == [child]
+    os.write(go[1], b"x")
+    assert os.waitpid(child, 0)[1] == 0
+    for fd in (*ready, *go):
+        os.close(fd)
