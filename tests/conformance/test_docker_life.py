@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import docker
 import docker.errors
@@ -184,7 +185,8 @@ def test_the_sdk_runs_containers(sdk: docker.DockerClient) -> None:
     assert sdk.containers.run("busybox", "echo hello", remove=True, network_mode="none") == b"hello\n"
     with pytest.raises(docker.errors.ContainerError) as failure:
         sdk.containers.run("busybox", ["sh", "-c", "echo bad >&2; exit 3"], remove=True, network_mode="none")
-    assert (failure.value.exit_status, failure.value.stderr) == (3, b"bad\n")
+    error: Any = failure.value  # its types say str for what is bytes
+    assert (error.exit_status, error.stderr) == (3, b"bad\n")
     with pytest.raises(docker.errors.ImageNotFound):
         sdk.api.create_container("missing:image", "true")
     assert sdk.containers.list(all=True) == []
@@ -199,12 +201,12 @@ def test_the_sdk_holds_a_container(sdk: docker.DockerClient) -> None:
         network_mode="none",
         name="sdk",
     )
-    result = box.exec_run(["sh", "-c", "echo out; echo err >&2; exit 6"], demux=True)
+    result: Any = box.exec_run(["sh", "-c", "echo out; echo err >&2; exit 6"], demux=True)
     assert (result.exit_code, result.output) == (6, (b"out\n", b"err\n"))
     assert "read x" in str(box.top())
     stream = box.logs(stream=True, follow=True)
     assert next(stream) == b"one\n"
-    raw = box.attach_socket(params={"stdin": 1, "stream": 1})
+    raw: Any = box.attach_socket(params={"stdin": 1, "stream": 1})
     raw._sock.sendall(b"typed\n")
     assert b"".join(stream) == b"typed\n"
     raw.close()

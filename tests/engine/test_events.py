@@ -1,0 +1,91 @@
+"""Events: which pass the filters, and what a listener hears."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from labkit.engine.events import KEPT, Events, matches
+
+EVENT: dict[str, Any] = {
+    "Type": "container", "Action": "exec_create: sh -c true", "scope": "local",
+    "Actor": {"ID": "abcdef", "Attributes": {"name": "box", "image": "alpine", "colour": "red"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("filters", "passes"),
+    [
+        ({}, True), ({"type": ["container"]}, True), ({"type": ["image", "container"]}, True),
+        ({"type": ["image"]}, False), ({"event": ["exec_create"]}, True), ({"event": ["exec"]}, False),
+        ({"container": ["abc"]}, True), ({"container": ["box"]}, True), ({"container": ["/box"]}, True),
+        ({"container": ["bo"]}, False), ({"image": ["alpine"]}, False), ({"label": ["colour"]}, True),
+        ({"label": ["colour=red"]}, True), ({"label": ["colour=blue"]}, False),
+        ({"label": ["colour", "shape"]}, False), ({"scope": ["local"]}, True), ({"scope": ["swarm"]}, False),
+        ({"daemon": ["x"]}, True), ({"volume": ["x"]}, False), ({"type": []}, True),
+        ({"type": ["container"], "label": ["colour=blue"]}, False),
+    ],
+)  # fmt: skip
+def test_filters(filters: dict[str, list[str]], passes: bool) -> None:
+    assert matches(EVENT, filters) is passes
+
+
+async def heard(events: Events, since: int, until: int, filters: dict[str, list[str]] | None = None) -> list[str]:
+    return [json.loads(line)["Action"] async for line in events.follow(since, until, filters or {})]
+
+
+def test_the_past_between_two_times() -> None:
+    events = Events()
+    for action in ("create", "start", "die"):
+        events.publish("container", action, "abc", {"name": "box", "image": "alpine"})
+    first, second, third = (event["timeNano"] for event in events.recent)
+    assert first < second < third
+    assert asyncio.run(heard(events, first, third)) == ["create", "start", "die"]
+    assert asyncio.run(heard(events, second, second)) == ["start"]
+    assert asyncio.run(heard(events, third + 1, third + 2)) == []
+    assert asyncio.run(heard(events, 0, third)) == []  # without `since`, the past is not told
+    assert asyncio.run(heard(events, first, third, {"event": ["die"]})) == ["die"]
+    assert not events.listeners
+
+
+def test_what_happens_while_listening_until_the_time_comes() -> None:
+    async def main() -> list[str]:
+        events = Events()
+        listening = asyncio.create_task(heard(events, 0, time.time_ns() + 200_000_000, {"type": ["image"]}))
+        while not events.listeners:
+            await asyncio.sleep(0)
+        events.publish("image", "pull", "alpine", {})
+        events.publish("container", "start", "abc", {})
+        events.publish("image", "delete", "alpine", {})
+        return await listening
+
+    assert asyncio.run(main()) == ["pull", "delete"]
+
+
+def test_a_listener_that_goes_is_forgotten() -> None:
+    async def main() -> None:
+        events = Events()
+        async with aclosing(events.follow(0, 0, {})) as following:
+            waiting = asyncio.ensure_future(anext(following))
+            while not events.listeners:
+                await asyncio.sleep(0)
+            events.publish("container", "start", "abc", {"image": "alpine"})
+            event = json.loads(await waiting)
+        assert (event["status"], event["id"], event["from"], event["Actor"]["ID"]) == ("start", "abc", "alpine", "abc")
+        assert event["time"] == event["timeNano"] // 10**9
+        assert not events.listeners
+
+    asyncio.run(main())
+
+
+def test_only_the_last_events_are_kept() -> None:
+    events = Events()
+    for number in range(KEPT + 5):
+        events.publish("image", str(number), "x", {})
+    assert [event["Action"] for event in events.recent] == [str(number) for number in range(5, KEPT + 5)]
+    assert "from" not in events.recent[0]

@@ -1,0 +1,107 @@
+"""Who a container runs as, by the container's own files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from labkit.engine.users import Identity, read_layered, resolve
+from labkit.errors import InvalidParameter
+
+PASSWD = """root:x:0:0:root:/root:/bin/sh
+www:x:33:34::/var/www:/bin/false
+# a comment
+bad:x:NaN:1::/:
+nohome:x:40:41:::/bin/sh
+0:x:77:78::/zero:/bin/sh
+"""
+GROUP = "root:x:0:\nwww:x:34:\nstaff:x:50:root,www\naudio:x:29:www\nbroken:x:no:www\n"
+
+
+@pytest.mark.parametrize(
+    ("user", "found"),
+    [
+        ("", Identity(77, 78, (78,), "/zero")),
+        ("root", Identity(0, 0, (0, 50), "/root")),
+        ("www", Identity(33, 34, (34, 50, 29), "/var/www")),
+        ("33", Identity(33, 34, (34, 50, 29), "/var/www")),
+        ("www:staff", Identity(33, 50, (50,), "/var/www")),
+        ("www:1234", Identity(33, 1234, (1234,), "/var/www")),
+        ("999", Identity(999, 0, (0,), "/")),
+        ("999:staff", Identity(999, 50, (50,), "/")),
+        ("nohome", Identity(40, 41, (41,), "/")),
+    ],
+)
+def test_resolve(user: str, found: Identity) -> None:
+    assert resolve(user, PASSWD, GROUP) == found
+
+
+def test_without_files_root_is_root() -> None:
+    assert resolve("", "", "") == Identity(0, 0, (0,), "/")
+
+
+def test_added_groups_come_last_and_once() -> None:
+    assert resolve("www", PASSWD, GROUP, ["root", "29", "77"]).groups == (34, 50, 29, 0, 77)
+
+
+@pytest.mark.parametrize("user", ["nobody", "bad", "-1", "²", str(1 << 31)])
+def test_a_user_that_is_not_there(user: str) -> None:
+    with pytest.raises(InvalidParameter, match="unable to find user .*: no matching entries in passwd file"):
+        resolve(user, PASSWD, GROUP)
+
+
+@pytest.mark.parametrize(("user", "added"), [("www:nobody", []), ("www", ["nobody"]), ("www:broken", [])])
+def test_a_group_that_is_not_there(user: str, added: list[str]) -> None:
+    with pytest.raises(InvalidParameter, match="unable to find group .*: no matching entries in group file"):
+        resolve(user, PASSWD, GROUP, added)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    (tmp_path / "victim").write_text("of the host")
+    for name in ("up", "one", "two"):
+        (tmp_path / name / "etc").mkdir(parents=True)
+    (tmp_path / "two/etc/passwd").write_text("two")
+    (tmp_path / "two/etc/group").write_text("two")
+    (tmp_path / "one/etc/passwd").write_text("one")
+    return tmp_path
+
+
+def read(tree: Path, path: str = "etc/passwd") -> str:
+    return read_layered(f"{tree}/up", (f"{tree}/one", f"{tree}/two"), path)
+
+
+def test_the_topmost_layer_that_has_the_file_tells(tree: Path) -> None:
+    assert (read(tree), read(tree, "etc/group"), read(tree, "etc/shadow")) == ("one", "two", "")
+    (tree / "up/etc/passwd").write_text("up")
+    assert read(tree) == "up"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("place", ["up", "one"])
+def test_a_whiteout_ends_the_search(tree: Path, place: str) -> None:
+    path = tree / place / "etc/passwd"
+    path.unlink(missing_ok=True)
+    os.mknod(path, 0o020000, os.makedev(0, 0))
+    assert read(tree) == ""
+
+
+@pytest.mark.parametrize("target", ["/victim", "../../victim", "{tree}/victim"])
+def test_a_link_leads_to_no_file_of_the_host(tree: Path, target: str) -> None:
+    (tree / "up/etc/passwd").symlink_to(target.format(tree=tree))
+    assert "host" not in read(tree)
+
+
+def test_a_link_within_the_layer_is_followed(tree: Path) -> None:
+    (tree / "up/real").write_text("real")
+    (tree / "up/etc/passwd").symlink_to("/real")
+    assert read(tree) == "real"
+
+
+def test_what_is_no_file_is_read_as_empty(tree: Path) -> None:
+    (tree / "up/etc/passwd").mkdir()
+    assert read(tree) == ""
+    os.mkfifo(tree / "up/etc/group")  # and never waited for
+    assert read(tree, "etc/group") == ""
