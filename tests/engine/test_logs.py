@@ -1,164 +1,171 @@
-"""The json-file log: what goes in comes out, in Docker's format, however it was cut on its way."""
+"""Docker's json-file logs: what goes in comes out, whatever the bytes and however they came."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labkit.engine import logs
-from labkit.engine.attaching import DEFAULT_KEYS, KeyWatch, parse_keys
-from labkit.engine.clock import parse_rfc3339, parse_timestamp, rfc3339
-from labkit.engine.logs import Selection
-from labkit.engine.output import LogFile, Output
-from labkit.engine.users import resolve
-from labkit.engine.views import human_duration
-from labkit.errors import InvalidParameter
-from labkit.kernel import pipes
+from labkit.engine.clock import parse_rfc3339
+from labkit.engine.logs import BLOCK, LINE_LIMIT, Piece, Selection, decode, encode, tail_offset
 
-TIME = "2026-01-02T03:04:05.6Z"
-piece = st.one_of(
-    st.binary(max_size=60),
-    st.text(max_size=40).map(str.encode),
-    st.sampled_from([b"\n", b"\r\n", b"\\", b'"', b'{"log":"', b'","stream":"stdout","time":"x"}\n', b"x" * 20000]),
+TIME = "2026-11-24T18:14:06.123456789Z"
+LATER = "2026-11-24T18:14:07Z"
+ALL = Selection()
+odd_bytes = st.one_of(
+    st.binary(max_size=40),
+    st.sampled_from([b"\n", b"\r\n", b"\\n", b'"', b"\xe2\x82", "ä€\u2028\x85".encode(), b"\0", b"\x1b[1m"]),
+    st.sampled_from([b'","stream":"stdout","time":"x"}\n{"log":"', b'","stream":"stderr","time":"']),
 )
 
 
-def stored(chunks: list[tuple[str, bytes]]) -> bytes:
-    """The log after these chunks, and the end of both streams."""
-    log, held = b"", {"stdout": b"", "stderr": b""}
-    for stream, chunk in [*chunks, ("stdout", b""), ("stderr", b"")]:
-        data = held[stream] + chunk
-        lines, taken = logs.encode(data, stream, TIME, final=not chunk)
-        held[stream] = data[taken:]
-        log += lines
-    return log
-
-
-@given(st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), piece), max_size=12))
-def test_what_goes_in_comes_out(chunks: list[tuple[str, bytes]]) -> None:
-    chunks = [(stream, chunk) for stream, chunk in chunks if chunk]
-    log = stored(chunks)
-    for line in log.splitlines():
-        entry = json.loads(line)
-        assert set(entry) == {"log", "stream", "time"}
-        assert len(entry["log"].encode("utf-8", "replace")) <= 3 * logs.LINE_LIMIT
-    for stream in ("stdout", "stderr"):
-        selection = Selection(stdout=stream == "stdout", stderr=stream == "stderr")
-        found = b"".join(piece.data for piece in logs.decode(log, selection))
-        whole = b"".join(chunk for name, chunk in chunks if name == stream)
-        if whole.isascii() or all(len(line) < logs.LINE_LIMIT for line in whole.split(b"\n")):
-            assert found == whole.decode("utf-8", "replace").encode()
-
-
-def test_a_long_line_is_cut_as_dockerd_does() -> None:
-    entries = [json.loads(line) for line in stored([("stdout", b"x" * 40_000 + b"\n")]).splitlines()]
-    assert [len(entry["log"]) for entry in entries] == [16384, 16384, 7233]
-
-
-@given(st.lists(st.sampled_from([("stdout", b"a\n"), ("stderr", b"b\r\xc2\x85\n")]), max_size=20), st.integers(0, 25))
-def test_the_tail(chunks: list[tuple[str, bytes]], wanted: int) -> None:
-    log = stored(chunks)
-    fd = os.memfd_create("log")
-    try:
-        os.write(fd, log)
-        offset = logs.tail_offset(fd, len(log), wanted, Selection(stderr=False))
-    finally:
-        os.close(fd)
-    count = sum(stream == "stdout" for stream, _ in chunks)
-    found = b"".join(piece.data for piece in logs.decode(log[offset:], Selection(stderr=False)))
-    assert found == b"a\n" * min(wanted, count)
-
-
-def test_what_a_killed_daemon_had_staged_is_in_the_log_at_once(tmp_path: Path) -> None:
-    async def take_over() -> bytes:
-        source, stage, scratch = pipes.make_pipe(), pipes.make_pipe(), pipes.make_pipe()
-        os.write(stage[1], b"whole line\npart")
-        output = Output(log := LogFile(str(tmp_path / "log")))
-        output.add("stdout", source[0], stage, None, scratch)
-        found = Path(log.path).read_bytes()
-        os.close(source[1])
-        await output.ended.wait()
-        log.close()
-        for fd in scratch:
-            os.close(fd)
-        return found
-
-    assert json.loads(asyncio.run(take_over()))["log"] == "whole line\n"
-    lines = (tmp_path / "log").read_text().splitlines()
-    assert [json.loads(line)["log"] for line in lines] == ["whole line\n", "part"]
-
-
-@given(st.integers(0, 4 * 10**18))
-def test_times_come_back(ns: int) -> None:
-    assert parse_rfc3339(rfc3339(ns)) == ns
-
-
-def test_timestamps() -> None:
-    assert parse_timestamp("1.5") == 1_500_000_000
-    assert parse_timestamp("1h30m", at=6 * 3600 * 10**9) == int(4.5 * 3600) * 10**9
-    assert parse_timestamp("2026-01-01T00:00:00+01:00") == parse_timestamp("2025-12-31T23:00:00Z")
-    with pytest.raises(InvalidParameter):
-        parse_timestamp("yesterday")
-
-
-@given(st.lists(st.sampled_from([b"\x10", b"\x11", b"a", b"\x10\x11"]), max_size=12))
-def test_detach_keys_are_found_however_they_come(chunks: list[bytes]) -> None:
-    watch, passed, detached = KeyWatch(DEFAULT_KEYS), b"", False
+def write(chunks: list[bytes], stream: str = "stdout") -> tuple[bytes, bytes]:
+    """The log of what came in these chunks, and what was still held back before the end."""
+    log, held = b"", b""
     for chunk in chunks:
-        data, detached = watch.feed(chunk)
-        passed += data
-        if detached:
-            break
-    whole = b"".join(chunks)
-    place = whole.find(DEFAULT_KEYS)
-    assert detached == (place >= 0)
-    assert passed + (b"" if detached else watch.held) == (whole[:place] if detached else whole)
+        held += chunk
+        lines, taken = encode(held, stream, TIME)
+        log, held = log + lines, held[taken:]
+    lines, taken = encode(held, stream, TIME, final=True)
+    assert taken == len(held)
+    return log + lines, held
 
 
-def test_detach_keys_as_text() -> None:
-    assert parse_keys("") == b"\x10\x11"
-    assert parse_keys("ctrl-a,d,ctrl-[") == b"\x01d\x1b"
-    for text in ("ctrl-1", "ctrl-", "word", "a,,b"):
-        with pytest.raises(InvalidParameter, match="Invalid detach keys"):
-            parse_keys(text)
+def text(log: bytes, selection: Selection = ALL) -> bytes:
+    return b"".join(piece.data for piece in decode(log, selection))
 
 
-PASSWD = "root:x:0:0:root:/root:/bin/sh\nbob:x:1000:100::/home/bob:\nbroken:x:no:1::/:\nshort:x\n"
-GROUP = "root:x:0:\nwheel:x:10:bob,eve\nusers:x:100:\n"
+@given(st.lists(st.lists(odd_bytes, max_size=4).map(b"".join), max_size=6))
+def test_any_bytes_in_any_chunks_come_out_again(chunks: list[bytes]) -> None:
+    log, held = write(chunks)
+    shown = b"".join(chunks).decode("utf-8", "replace").encode()
+    assert b"\n" not in held
+    assert text(log) == shown
+    entries = [json.loads(line) for line in log.split(b"\n")[:-1]]
+    assert "".join(entry["log"] for entry in entries).encode() == shown
+    assert all((entry["stream"], entry["time"]) == ("stdout", TIME) for entry in entries)
+    assert all("\n" not in entry["log"][:-1] for entry in entries)
+    stamped = text(log, Selection(timestamps=True))
+    assert stamped.decode() == "".join(f"{TIME} {entry['log']}" for entry in entries)
+
+
+def test_a_line_waits_until_it_is_complete() -> None:
+    assert encode(b"no line yet", "stdout", TIME) == (b"", 0)
+    lines, taken = encode(b"one\ntwo", "stderr", TIME)
+    assert (lines, taken) == (b'{"log":"one\\n","stream":"stderr","time":"%s"}\n' % TIME.encode(), 4)
+    assert encode(b"", "stdout", TIME, final=True) == (b"", 0)
+
+
+@pytest.mark.parametrize("length", [LINE_LIMIT - 1, LINE_LIMIT, LINE_LIMIT + 1, 3 * LINE_LIMIT + 5, 3 * LINE_LIMIT])
+@pytest.mark.parametrize("filling", [b"x", b"\\"])
+@pytest.mark.parametrize("before", [b"", b"short\n"])
+def test_a_long_line_is_stored_in_pieces(length: int, filling: bytes, before: bytes) -> None:
+    log, held = write([before + filling * length + b"\nnext\n"])
+    entries = [json.loads(line)["log"].encode() for line in log.splitlines()][len(before) > 0 :]
+    assert held == b""
+    assert entries[-1] == b"next\n"
+    whole = filling * length + b"\n"
+    assert entries[:-1] == [whole[start : start + LINE_LIMIT] for start in range(0, len(whole), LINE_LIMIT)]
+    assert text(log) == before + whole + b"next\n"
+
+
+def test_a_long_line_does_not_wait_for_its_end() -> None:
+    lines, taken = encode(b"x" * (LINE_LIMIT * 2 + 3), "stdout", TIME)
+    assert taken == 2 * LINE_LIMIT
+    assert [len(json.loads(line)["log"]) for line in lines.splitlines()] == [LINE_LIMIT, LINE_LIMIT]
+
+
+def test_many_short_lines_are_no_long_line() -> None:
+    data = b"".join(b"%d\n" % number for number in range(LINE_LIMIT))
+    log, _ = write([data])
+    assert log.count(b"\n") == LINE_LIMIT
+    assert text(log) == data
+
+
+def mixed() -> bytes:
+    return b"".join(
+        encode(data, stream, time)[0]
+        for data, stream, time in [
+            (b"a\n", "stdout", TIME), (b"b\nc\n", "stderr", TIME), (b"d\n", "stdout", LATER), (b"e\n", "stderr", LATER),
+        ]
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("user", "added", "expected"),
+    ("selection", "found"),
     [
-        ("", (), (0, 0, (0,), "/root")),
-        ("bob", ("7", "users"), (1000, 100, (100, 10, 7), "/home/bob")),
-        ("1000:wheel", (), (1000, 10, (10,), "/home/bob")),
-        ("4242", (), (4242, 0, (0,), "/")),
+        (Selection(), b"abcde"),
+        (Selection(stderr=False), b"ad"),
+        (Selection(stdout=False), b"bce"),
+        (Selection(stdout=False, stderr=False), b""),
+        (Selection(since=parse_rfc3339(TIME)), b"abcde"),
+        (Selection(since=parse_rfc3339(TIME) + 1), b"de"),
+        (Selection(until=parse_rfc3339(LATER)), b"abcde"),
+        (Selection(until=parse_rfc3339(LATER) - 1), b"abc"),
+        (Selection(since=parse_rfc3339(TIME) + 1, until=parse_rfc3339(LATER) - 1), b""),
+        (Selection(since=parse_rfc3339(LATER), stdout=False), b"e"),
     ],
 )
-def test_users(user: str, added: tuple[str, ...], expected: tuple[object, ...]) -> None:
-    found = resolve(user, PASSWD, GROUP, added)
-    assert (found.uid, found.gid, found.groups, found.home) == expected
+def test_what_a_client_selects(selection: Selection, found: bytes) -> None:
+    assert text(mixed(), selection).replace(b"\n", b"") == found
 
 
-@pytest.mark.parametrize("user", ["eve", "broken", "bob:missing", "-1", "99999999999"])
-def test_users_that_are_not_there(user: str) -> None:
-    with pytest.raises(InvalidParameter, match="unable to find"):
-        resolve(user, PASSWD, GROUP)
+def test_streams_keep_their_order() -> None:
+    pieces = list(decode(mixed(), ALL))
+    assert Piece("stderr", b"b\n") in pieces
+    assert [piece.stream for piece in pieces] == ["stdout", "stderr", "stderr", "stdout", "stderr"]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.5, "Less than a second"), (1, "1 second"), (59, "59 seconds"), (60, "About a minute"), (119, "About a minute"),
-     (3600, "About an hour"), (7200, "2 hours"), (86400 * 3, "3 days"), (86400 * 15, "2 weeks"),
-     (86400 * 70, "2 months"),
-     (86400 * 800, "2 years")],
-)  # fmt: skip
-def test_durations_as_go_units_says_them(seconds: float, text: str) -> None:
-    assert human_duration(seconds) == text
+def test_one_stream_is_one_piece() -> None:
+    log, _ = write([b"a\nb\n", b"c\n"], "stderr")
+    assert list(decode(log, ALL)) == [Piece("stderr", b"a\nb\nc\n")]
+    assert list(decode(log, Selection(stderr=False))) == []
+    assert list(decode(b"", ALL)) == []
+
+
+@pytest.mark.parametrize("cut", range(1, 40))
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("line", [b'x"y', b"xyz"])
+def test_a_damaged_line_is_skipped(cut: int, stream: str, line: bytes) -> None:
+    """A power loss may leave a line cut, and the next one after it."""
+    whole, _ = write([b"first\n"])
+    damaged, _ = write([line + b"\n"], stream)
+    assert text(whole + damaged[:cut] + b"\n" + whole) == b"first\nfirst\n"
+    assert text(damaged[:cut] + b"\n" + whole) == b"first\n"
+    assert text(whole + damaged[:cut] + b"\n") == b"first\n"
+
+
+def naive_tail(log: bytes, lines: int, selection: Selection) -> int:
+    """Where the last lines begin, found by reading everything."""
+    starts = [0] + [match.end() for match in re.finditer(rb"\n", log)]
+    wanted = [start for start in starts[:-1] if selection.wants(json.loads(log[start:].split(b"\n", 1)[0])["stream"])]
+    if lines <= 0:
+        return len(log)
+    return wanted[-lines] if lines <= len(wanted) else 0
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), odd_bytes.map(lambda data: data + b"\n")), max_size=12),
+    st.integers(0, 14),
+    st.sampled_from([ALL, Selection(stdout=False), Selection(stderr=False)]),
+)
+def test_where_the_tail_begins(parts: list[tuple[str, bytes]], lines: int, selection: Selection) -> None:
+    log = b"".join(write([data], stream)[0] for stream, data in parts)
+    with open(os.memfd_create("log"), "w+b", buffering=0) as file:
+        file.write(log)
+        assert tail_offset(file.fileno(), len(log), lines, selection) == naive_tail(log, lines, selection)
+
+
+@pytest.mark.parametrize("lines", [1, 2, 5, 4000, 4500, 9000])
+def test_a_tail_longer_than_a_block(tmp_path: Path, lines: int) -> None:
+    log = b"".join(write([b"%d %s\n" % (n, b"x" * (n % 97))], ("stdout", "stderr")[n % 3 == 0])[0] for n in range(5000))
+    assert len(log) > 2 * BLOCK
+    (tmp_path / "log").write_bytes(log)
+    with open(tmp_path / "log", "rb") as file:
+        for selection in (ALL, Selection(stdout=False), Selection(stderr=False)):
+            assert tail_offset(file.fileno(), len(log), lines, selection) == naive_tail(log, lines, selection)

@@ -1,220 +1,236 @@
-"""Operations and plans as data; executing, undoing, journalling them; without root."""
+"""Operations as data, their journal, and what is undone when one of them fails."""
 
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import marshal
+import os
+import pkgutil
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+import labkit.kernel
 from labkit.errors import KernelError, LabkitError
-from labkit.kernel import cgroups, syscalls
-from labkit.kernel.namespaces import CloneInit
 from labkit.kernel.storage import MakeDirectory, WriteFile
-from labkit.plan import OPERATIONS, Context, Execution, Journal, Operation, Plan, Result, Step, decode, encode, recover
-from labkit.runtime import plans
+from labkit.plan import (
+    OPERATIONS,
+    Context,
+    Execution,
+    Journal,
+    Operation,
+    Plan,
+    Record,
+    Result,
+    Step,
+    decode,
+    encode,
+    recover,
+)
 
-KINDS = sorted(name for name, kind in OPERATIONS.items() if kind.__module__.startswith("labkit."))
-
-
-@pytest.mark.parametrize("name", KINDS)
-@settings(max_examples=20)
-@given(data=st.data())
-def test_every_operation_survives_its_journey_to_another_process(name: str, data: st.DataObject) -> None:
-    kind = OPERATIONS[name]
-    hints = get_type_hints(kind)
-    operation = kind(*(data.draw(st.from_type(hints[field.name])) for field in fields(kind)))
-    assert decode(marshal.loads(marshal.dumps(encode(operation)))) == operation
-    assert type(operation).man
-
-
-def test_an_unknown_operation_is_named() -> None:
-    with pytest.raises(LabkitError, match="unknown operation 'Nonsense'"):
-        decode(["Nonsense"])
+for module in pkgutil.iter_modules(labkit.kernel.__path__):
+    importlib.import_module(f"labkit.kernel.{module.name}")
+KINDS = sorted((kind for kind in OPERATIONS.values() if kind.__module__.startswith("labkit.")), key=str)
+DONE: list[str] = []
 
 
 @dataclass(frozen=True, slots=True)
 class Note(Operation):
-    """Write down that it ran and was undone; fail if told to."""
+    """Writes down what happens to it."""
 
-    path: str
     name: str
-    fails: bool = False
+    fails: int = 0
+    stays: bool = False
 
     def run(self, context: Context) -> Result:
         if self.fails:
-            raise syscalls.failure("mount", ("x", "/y"), errno.EPERM)
-        self._write("+")
-        return self.name
+            raise KernelError(f'call("{self.name}")', self.fails, "a hint")
+        DONE.append(f"did {self.name}")
+        return f"result of {self.name}"
 
     def undo(self, result: Result, context: Context) -> None:
-        self._write("-")
-
-    def _write(self, sign: str) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(f"{sign}{self.name}")
+        DONE.append(f"undid {self.name} with {result}")
+        if self.stays:
+            raise LabkitError("it stays")
 
     def describe(self) -> str:
         return f"note {self.name}"
 
 
-def steps(*operations: Operation) -> Plan:
-    return Plan("test", tuple(Step("daemon", operation) for operation in operations))
+@pytest.fixture(autouse=True)
+def _nothing_done() -> None:
+    DONE.clear()
 
 
-def test_a_failure_undoes_in_reverse_and_names_operation_call_errno_and_remedy(tmp_path: Path) -> None:
-    path = str(tmp_path / "notes")
-    plan = steps(*(Note(path, name, name == "d") for name in "abcde"))
-    with pytest.raises(KernelError) as failure:
-        Execution(plan.by("daemon")).run_or_undo()
-    assert Path(path).read_text() == "+a+b+c-c-b-a"
-    error = failure.value
-    assert (error.operation, error.errno, error.call) == ("Note", errno.EPERM, "mount('x', '/y')")
-    assert str(error) == (
-        "Note: mount('x', '/y'): EPERM: Operation not permitted "
-        "(mounting needs CAP_SYS_ADMIN in the mount namespace's user namespace)"
-    )
-    assert error.__notes__ == ["note d"]
+def execution(*operations: Operation) -> Execution:
+    return Execution(tuple(enumerate(operations)))
 
 
-def test_without_leaves_one_operation_out(tmp_path: Path) -> None:
-    path = str(tmp_path / "notes")
-    Execution(steps(*(Note(path, name) for name in "abc")).without(1).by("daemon")).run()
-    assert Path(path).read_text() == "+a+c"
+def any_operation(kind: type[Operation]) -> st.SearchStrategy[Operation]:
+    hints = get_type_hints(kind)
+    return st.builds(kind, **{field.name: st.from_type(hints[field.name]) for field in fields(kind)})
 
 
-def test_a_journal_cut_at_any_byte_undoes_what_had_begun(tmp_path: Path) -> None:
-    """Whatever a killed process had written of its journal, what it made is removed by who reads it."""
-    whole = tmp_path / "whole"
-    place = tmp_path / "place"
-    operations: tuple[Operation, ...] = (
-        MakeDirectory(str(place)),
-        WriteFile(str(place / "a"), "text"),
-        MakeDirectory(str(place / "b")),
-    )
-    execution = Execution(steps(*operations).by("daemon"), journal=Journal(str(whole)))
-    assert execution.journal
-    execution.journal.open(execution.operations)
-    execution.run()
-    execution.journal.close()
-    data = whole.read_bytes()
-    first = data.index(b"\n") + 1
-    for cut in range(len(data) + 1):
-        folder = tmp_path / f"journals{cut}"
-        folder.mkdir()
-        (folder / "one").write_bytes(data[:cut])
-        found = Journal.read(str(folder / "one"))
-        assert (found is None) == (cut < first)
-        begun = data[first:cut].count(b'"begin"', 0, data[first:cut].rfind(b"\n") + 1)
-        for operation in operations[:begun]:
-            if not Path(operation.path).exists():  # type: ignore[attr-defined] # both kinds have a path
-                operation.run(Context())
-        reports: list[str] = []
-        assert list(recover(str(folder), reports.append)) == ["one"]
-        assert reports == []
-        assert list(folder.iterdir()) == []
-        assert begun == 0 or not place.exists()
+def test_there_are_operations_to_try() -> None:
+    assert len(KINDS) > 30
 
 
-def machine(mountinfo: str) -> plans.Machine:
-    return plans.Machine(cgroups.parse_layout(mountinfo), (1 << 41) - 1)
-
-
-def line(target: str, kind: str, options: str) -> str:
-    return f"30 20 0:26 / {target} rw shared:4 - {kind} {kind} {options}\n"
-
-
-V1 = line("/cg/memory", "cgroup", "rw,memory") + line("/cg/cpu,cpuacct", "cgroup", "rw,cpu,cpuacct")
-V1 += line("/cg/pids", "cgroup", "rw,pids") + line("/cg/systemd", "cgroup", "rw,xattr,name=systemd")
-V2 = line("/cg", "cgroup2", "rw,nsdelegate")
-HYBRID = V1 + line("/cg/unified", "cgroup2", "rw")
-SPEC: dict[str, Any] = {
-    "process": {
-        "args": ["true"],
-        "cwd": "/",
-        "noNewPrivileges": False,
-        "capabilities": {"bounding": ["CAP_CHOWN"], "effective": ["CAP_CHOWN"], "permitted": ["CAP_CHOWN"]},
-    },
-    "root": {"path": "/bundle/rootfs", "readonly": True},
-    "hostname": "box",
-    "mounts": [
-        {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "exec"]},
-        {"destination": "/etc/hosts", "type": "bind", "source": "/host/hosts", "options": ["rbind", "rprivate"]},
-    ],
-    "linux": {
-        "cgroupsPath": "/lab/one",
-        "namespaces": [{"type": name} for name in ("pid", "mount", "uts", "network", "ipc")],
-        "resources": {"memory": {"limit": 1 << 26, "swap": 1 << 27}, "cpu": {"quota": 50000, "period": 100000},
-                      "pids": {"limit": 9}},
-        "maskedPaths": ["/proc/kcore"],
-        "readonlyPaths": ["/proc/sys"],
-    },
-}  # fmt: skip
-
-
-def made(text: str, quiet: bool = False) -> list[Operation]:
-    spec = json.loads(json.dumps(SPEC))
-    spec["process"]["noNewPrivileges"] = quiet
-    layers = plans.Layers("/layers", ("a", "b"), "/up", "/work")
-    plan = plans.start_plan(spec, machine(text), layers, frozenset(["/host/hosts"]), b"\0" * 8, (0, 0))
+@given(st.sampled_from(KINDS).flatmap(any_operation))
+def test_an_operation_survives_the_way_to_another_process(operation: Operation) -> None:
+    assert decode(marshal.loads(marshal.dumps(encode(operation)))) == operation
+    plan = Plan("any", (Step("init", operation), Step("daemon", operation)))
     assert Plan.decode(marshal.loads(marshal.dumps(plan.encode()))) == plan
-    return [step.operation for step in plan.steps]
+    assert Plan.encoded_steps(plan.encode(), "daemon") == [[1, *encode(operation)]]
 
 
-@pytest.mark.parametrize("text", [V1, V2, HYBRID])
-@pytest.mark.parametrize("quiet", [False, True])
-def test_the_order_of_a_start(text: str, quiet: bool) -> None:
-    names = [type(operation).__name__ for operation in made(text, quiet)]
-    order = ["CloneInit", "NewSession", "OpenTree", "PivotRoot", "Mount", "MakeDevice", "ConnectStdio", "SetHostname"]
-    order += ["MaskPath", "MakeReadOnly", "DetachOldRoot"]
-    last = ["SetUser", "SetCapabilities"]
-    order += ["NoNewPrivileges", *last, "InstallSeccomp"] if quiet else ["InstallSeccomp", *last]
-    places = [names.index(name) for name in [*order, "Execute"]]
-    assert places == sorted(places)
-    assert names.index("MountOverlay") < names.index("PivotRoot") < names.index("AttachTree")
-    assert names[-1] == "Execute"
+@given(operations=st.lists(st.sampled_from(KINDS).flatmap(any_operation), max_size=3))
+def test_an_operation_survives_the_journal(
+    tmp_path_factory: pytest.TempPathFactory, operations: list[Operation]
+) -> None:
+    path = str(tmp_path_factory.mktemp("journal") / "one")
+    journal = Journal(path)
+    journal.open(tuple(enumerate(operations)))
+    journal.close()
+    assert Journal.read(path) == (tuple(enumerate(operations)), {})
 
 
-def limits(text: str) -> list[tuple[str, str]]:
-    return [(operation.path, operation.value) for operation in made(text) if isinstance(operation, cgroups.WriteCgroup)]
+def test_an_operation_of_another_version_is_refused() -> None:
+    with pytest.raises(LabkitError, match="unknown operation 'MakeCoffee': written by another version"):
+        decode(["MakeCoffee", 3])
 
 
-def test_limits_on_v1_and_hybrid() -> None:
-    expected = [
-        ("/cg/memory/lab/one/memory.limit_in_bytes", str(1 << 26)),
-        ("/cg/memory/lab/one/memory.memsw.limit_in_bytes", str(1 << 27)),
-        ("/cg/cpu,cpuacct/lab/one/cpu.cfs_period_us", "100000"),
-        ("/cg/cpu,cpuacct/lab/one/cpu.cfs_quota_us", "50000"),
-        ("/cg/pids/lab/one/pids.max", "9"),
+def test_the_journal_says_what_began_wherever_it_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    done = execution(Note("ä"), Note("b"), Note("c"))
+    done.journal = Journal(str(path))
+    done.journal.open(done.operations)
+    done.run()
+    done.journal.close()
+    whole = path.read_bytes()
+    ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
+    states: list[dict[int, Result]] = [
+        {},
+        {0: None},
+        {0: "result of ä"},
+        {0: "result of ä", 1: None},
+        {0: "result of ä", 1: "result of b"},
+        {0: "result of ä", 1: "result of b", 2: None},
+        {0: "result of ä", 1: "result of b", 2: "result of c"},
     ]
-    assert limits(V1) == expected
-    assert limits(HYBRID) == expected
+    assert len(ends) == len(states)
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        lines = sum(end <= length for end in ends)
+        assert Journal.read(str(path)) == ((done.operations, states[lines - 1]) if lines else None)
 
 
-def test_limits_on_v2() -> None:
-    assert limits(V2) == [
-        ("/cg/lab/one/memory.max", str(1 << 26)),
-        ("/cg/lab/one/memory.swap.max", str(1 << 26)),
-        ("/cg/lab/one/cpu.max", "50000 100000"),
-        ("/cg/lab/one/pids.max", "9"),
-    ]
-    clone = next(operation for operation in made(V2) if isinstance(operation, CloneInit))
-    assert clone.cgroup == "/cg/lab/one"
+def test_a_journal_is_closed_to_other_users_and_to_other_programs(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path / "journal"))
+    journal.open(())
+    assert (tmp_path / "journal").stat().st_mode & 0o777 == 0o600
+    assert not os.get_inheritable(journal._fd)
+    journal.remove()
+    assert not os.listdir(tmp_path)
 
 
-def test_layouts() -> None:
-    assert [machine(text).cgroups.version for text in (V1, V2, HYBRID)] == [1, 2, 1]
-    assert machine(HYBRID).cgroups.unified == "/cg/unified"
-    assert machine(V1).cgroups.directories("/x") == ("/cg/systemd/x", "/cg/cpu,cpuacct/x", "/cg/memory/x", "/cg/pids/x")
-    assert machine(V2).cgroups.directories("/x") == ("/cg/x",)
+def test_a_failure_names_all_and_undoes_what_was_done_last_first(tmp_path: Path) -> None:
+    failing = execution(Note("one"), Note("two"), Note("three", errno.EPERM), Note("four"))
+    with pytest.raises(KernelError) as caught:
+        failing.run_or_undo()
+    assert DONE == ["did one", "did two", "undid two with result of two", "undid one with result of one"]
+    assert str(caught.value) == 'Note: call("three"): EPERM: Operation not permitted (a hint)'
+    assert (caught.value.call, caught.value.errno_name, caught.value.hint) == ('call("three")', "EPERM", "a hint")
+    assert caught.value.__notes__ == ["note three"]
+    assert isinstance(caught.value.record, Record)
+    assert (caught.value.record.place, caught.value.record.error) == (2, str(caught.value))
 
 
-def test_the_last_mount_option_counts() -> None:
-    flags, _, data = plans.mount_options(["nosuid", "noexec", "exec", "ro", "rw", "size=1m"])
-    assert (flags, data) == (2, "size=1m")
+def test_one_failing_undo_does_not_keep_the_others_from_being_undone() -> None:
+    done = execution(Note("one"), Note("two", stays=True), Note("three"))
+    done.run()
+    assert done.undo() == ["note two: it stays"]
+    assert [line.split()[1] for line in DONE[3:]] == ["three", "two", "one"]
+
+
+def test_what_a_filesystem_keeps_does_not_keep_the_others_from_being_undone(tmp_path: Path) -> None:
+    """A directory that has become a file can't be removed as a directory: the OSError of that is told too."""
+    done = execution(Note("one"), MakeDirectory(str(tmp_path / "folder")), Note("three"))
+    done.run()
+    (tmp_path / "folder").rmdir()
+    (tmp_path / "folder").write_text("something else")
+    (failed,) = done.undo()
+    assert failed.startswith(f"make the directory {tmp_path}/folder: ")
+    assert DONE[-1] == "undid one with result of one"
+
+
+def test_a_full_disk_undoes_what_was_done_too() -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        execution(Note("one"), WriteFile("/dev/full", "text")).run_or_undo()
+    assert DONE == ["did one", "undid one with result of one"]
+
+
+def test_the_child_of_a_fork_neither_goes_on_nor_undoes() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Fork(Operation):
+        def run(self, context: Context) -> Result:
+            context.in_child = True
+            return None
+
+        def describe(self) -> str:
+            return "fork"
+
+    forking = execution(Note("one"), Fork(), Note("of the parent"))
+    forking.run_or_undo()
+    assert DONE == ["did one"]
+    assert [record.place for record in forking.records] == [0]
+
+
+def test_recovery_undoes_what_a_dead_process_began(tmp_path: Path) -> None:
+    """Also what was begun and never ended; and a journal cut in its first line tells of nothing."""
+    made, kept, journals = tmp_path / "made", tmp_path / "kept", tmp_path / "journals"
+    journals.mkdir()
+    operations = (MakeDirectory(str(made)), WriteFile(str(kept), "text"), Note("never", stays=True), Note("later"))
+    journal = Journal(str(journals / "b"))
+    journal.open(tuple(enumerate(operations)))
+    made.mkdir()
+    kept.write_text("te")
+    journal.begin(0)
+    journal.end(0, str(made))
+    journal.begin(1)
+    journal.begin(2)
+    journal.close()
+    (journals / "a").write_text('{"operations": [[0, "No')
+    told: list[str] = []
+    assert list(recover(str(journals), told.append)) == ["a", "b"]
+    assert told == ["journal b: note never: it stays"]
+    assert DONE == ["undid never with None"]
+    assert sorted(os.listdir(tmp_path)) == ["journals"]
+    assert not os.listdir(journals)
+
+
+def test_a_plan_without_one_of_its_operations() -> None:
+    plan = Plan("p", (Step("daemon", Note("a")), Step("init", Note("b")), Step("spawner", Note("c"))))
+    assert plan.without(1) == Plan("p", (plan.steps[0], plan.steps[2]))
+    assert plan.by("init", "spawner") == ((1, Note("b")), (2, Note("c")))
+    assert plan.shell() == "# note a\n# note b\n# note c\n"
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_an_operation_names_its_manual_page(kind: type[Operation]) -> None:
+    assert kind.man.endswith(")")
+    assert kind.__doc__
+
+
+def test_a_record_is_plain_enough_to_cross_processes() -> None:
+    done = execution(Note("one"))
+    done.run()
+    (record,) = done.records
+    assert Record(*marshal.loads(marshal.dumps(tuple(record)))) == record
+    assert record.began <= record.ended
+    assert json.loads(json.dumps(record.result)) == "result of one"
