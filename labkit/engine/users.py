@@ -45,22 +45,28 @@ def _read_layer(root: str, path: str) -> str | None:
     return _read_beneath(root, path)
 
 
+_NO_FILE = (errno.ENXIO, errno.ENOTDIR, errno.ELOOP)
+"""A device without a driver, which is what a whiteout is; no directory (a whiteout, too) above it; a loop of links."""
+
+
 def _read_beneath(root: str, path: str, limit: int = 1 << 20) -> str | None:
     """A regular file's first `limit` bytes as text; empty if something else is there, None if nothing is."""
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fd = paths.openat2(directory, path, os.O_RDONLY | os.O_NONBLOCK, resolve=paths.RESOLVE_IN_ROOT)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno == errno.ENXIO:  # a device without a driver, which is what a whiteout is
+        if error.errno in _NO_FILE:
             return ""
         raise
     finally:
         os.close(directory)
-    with open(fd, "rb") as file:
+    try:
         regular = stat.S_ISREG(os.fstat(fd).st_mode)
-        return file.read(limit).decode("utf-8", "replace") if regular else ""
+        return os.read(fd, limit).decode("utf-8", "replace") if regular else ""
+    finally:
+        os.close(fd)
 
 
 def resolve(user: str, passwd: str, group: str, added: Iterable[str] = ()) -> Identity:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -70,12 +70,14 @@ def test_what_happens_while_listening_until_the_time_comes() -> None:
 def test_a_listener_that_goes_is_forgotten() -> None:
     async def main() -> None:
         events = Events()
-        async with aclosing(events.follow(0, 0, {})) as following:
-            waiting = asyncio.ensure_future(anext(following))
-            while not events.listeners:
-                await asyncio.sleep(0)
-            events.publish("container", "start", "abc", {"image": "alpine"})
-            event = json.loads(await waiting)
+        following = events.follow(0, 0, {})
+        waiting = asyncio.ensure_future(anext(following))
+        while not events.listeners:
+            await asyncio.sleep(0)
+        events.publish("container", "start", "abc", {"image": "alpine"})
+        event = json.loads(await waiting)
+        assert isinstance(following, AsyncGenerator)
+        await following.aclose()
         assert (event["status"], event["id"], event["from"], event["Actor"]["ID"]) == ("start", "abc", "alpine", "abc")
         assert event["time"] == event["timeNano"] // 10**9
         assert not events.listeners

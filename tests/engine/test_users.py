@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,13 +49,13 @@ def test_added_groups_come_last_and_once() -> None:
 
 @pytest.mark.parametrize("user", ["nobody", "bad", "-1", "²", str(1 << 31)])
 def test_a_user_that_is_not_there(user: str) -> None:
-    with pytest.raises(InvalidParameter, match="unable to find user .*: no matching entries in passwd file"):
+    with pytest.raises(InvalidParameter, match=r"unable to find user .*: no matching entries in passwd file"):
         resolve(user, PASSWD, GROUP)
 
 
 @pytest.mark.parametrize(("user", "added"), [("www:nobody", []), ("www", ["nobody"]), ("www:broken", [])])
 def test_a_group_that_is_not_there(user: str, added: list[str]) -> None:
-    with pytest.raises(InvalidParameter, match="unable to find group .*: no matching entries in group file"):
+    with pytest.raises(InvalidParameter, match=r"unable to find group .*: no matching entries in group file"):
         resolve(user, PASSWD, GROUP, added)
 
 
@@ -81,10 +82,12 @@ def test_the_topmost_layer_that_has_the_file_tells(tree: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("place", ["up", "one"])
-def test_a_whiteout_ends_the_search(tree: Path, place: str) -> None:
-    path = tree / place / "etc/passwd"
-    path.unlink(missing_ok=True)
-    os.mknod(path, 0o020000, os.makedev(0, 0))
+@pytest.mark.parametrize("removed", ["etc/passwd", "etc"])
+def test_a_whiteout_ends_the_search(tree: Path, place: str, removed: str) -> None:
+    """Of the file, or of the directory that it was in."""
+    shutil.rmtree(tree / place / "etc")
+    (tree / place / removed).parent.mkdir(exist_ok=True)
+    os.mknod(tree / place / removed, 0o020000, os.makedev(0, 0))
     assert read(tree) == ""
 
 
@@ -105,3 +108,5 @@ def test_what_is_no_file_is_read_as_empty(tree: Path) -> None:
     assert read(tree) == ""
     os.mkfifo(tree / "up/etc/group")  # and never waited for
     assert read(tree, "etc/group") == ""
+    (tree / "up/etc/shadow").symlink_to("shadow")
+    assert read(tree, "etc/shadow") == ""
