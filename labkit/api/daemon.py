@@ -13,6 +13,8 @@ import socket
 import sys
 from collections.abc import Callable
 
+import uvloop
+
 from labkit.api import containers, exec, hub, images, system, traces
 from labkit.api.http import Route, Server
 from labkit.engine.engine import Engine
@@ -60,7 +62,7 @@ def main(argv: list[str]) -> int:
     pidfile = options.pidfile or os.path.join(settings.exec_root, "labkit.pid")
     hosts = options.host or [f"unix://{settings.exec_root}/labkit.sock"]
     try:
-        asyncio.run(serve(settings, hosts, pidfile, options.ready_fd))
+        uvloop.run(serve(settings, hosts, pidfile, options.ready_fd))
     except LabkitError as error:
         print(f"labkit daemon: {error}", file=sys.stderr)
         return 1

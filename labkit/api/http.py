@@ -50,7 +50,8 @@ class Server:
     async def serve(self, sock: socket.socket, ssl: tls.SSLContext | None = None) -> asyncio.Server:
         """Accept connections on a bound stream socket, in the running event loop."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(self._accept, sock=sock, ssl=ssl, backlog=BACKLOG)
+        create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+        server = await create(self._accept, sock=sock, ssl=ssl, backlog=BACKLOG)
         self._listening.append(server)
         return server
 
