@@ -51,8 +51,9 @@ def changed(config: dict[str, Any], root: str) -> dict[str, Any]:
 
 def remove_cgroups(config: Path) -> None:
     path = json.loads(config.read_text())["linux"]["cgroupsPath"].rsplit("/", 1)[0]
-    for directory in read_layout().directories(path):
-        remove_cgroup(directory)
+    layout = read_layout()
+    for directory in {*layout.directories(path), *([f"{layout.unified}{path}"] if layout.unified else [])}:
+        remove_cgroup(directory)  # runc makes one in a hybrid layout's v2 tree too
 
 
 def test_runc_runs_the_bundle(bundle: tuple[Path, str], tmp_path: Path) -> None:
