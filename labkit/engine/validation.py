@@ -19,6 +19,7 @@ from labkit.kernel.process import RLIMITS
 
 NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 LEAST_MEMORY = 6 << 20
+MOST_CPUS = 8192  # as in moby: what is larger is a mistake, and must not be counted up to
 _SYSCTLS = ("net.", "fs.mqueue.")
 _IPC_SYSCTLS = {
     "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
@@ -33,17 +34,23 @@ def check_name(name: str) -> None:
 
 def parse_signal(text: str) -> int:
     """A signal by number or name, with or without SIG. Raises InvalidParameter in Docker's words."""
-    if text.isdigit() and int(text) in {int(number) for number in signal.valid_signals()}:
+    if _is_number(text) and int(text) in signal.valid_signals():
         return int(text)
     name = text.upper().removeprefix("SIG")
     offset = re.fullmatch(r"RT(MIN|MAX)(?:([+-])(\d+))?", name)
     if offset:
         base = signal.SIGRTMIN if offset[1] == "MIN" else signal.SIGRTMAX
-        return int(base) + int(f"{offset[2] or ''}{offset[3] or 0}")
+        number = int(base) + int(f"{offset[2] or ''}{offset[3] or 0}")
+        if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
+            return number
     found = getattr(signal, f"SIG{name}", None)
     if not isinstance(found, signal.Signals):
         raise InvalidParameter(f"Invalid signal: {text}")
     return int(found)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def check(config: Config, host: HostConfig) -> list[str]:
@@ -127,7 +134,7 @@ def parse_cpu_list(text: str) -> list[int]:
     found: list[int] = []
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
-        if not (first.isdigit() and (last or first).isdigit()):
+        if not (_is_number(first) and _is_number(last or first) and int(last or first) < MOST_CPUS):
             raise InvalidParameter(f"Invalid value {text} for cpuset cpus")
         found += range(int(first), int(last or first) + 1)
     return found

@@ -1,0 +1,204 @@
+"""What is refused, in Docker's words, and what is warned of."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from typing import Any
+
+import pytest
+
+from labkit.engine import validation
+from labkit.engine.models import Config
+from labkit.errors import InvalidParameter, LabkitError, NotFound, NotImplementedByLabkit
+from tests.engine.records import host_record, record
+
+CPUS = os.cpu_count() or 1
+
+
+def check_host(**host: Any) -> list[str]:
+    asked = host_record(**{"NetworkMode": "none"} | host)
+    return validation.check(asked.Config, asked.HostConfig)
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"Memory": (6 << 20) - 1}, "Minimum memory limit allowed is 6MB"),
+    ({"Memory": -1}, "invalid memory limit -1: it can not be negative"),
+    ({"Memory": 8 << 20, "MemorySwap": 7 << 20},
+     "Minimum memoryswap limit should be larger than memory limit, see usage"),
+    ({"MemorySwap": 1}, "You should always set the Memory limit when using Memoryswap limit, see usage"),
+    ({"Memory": 8 << 20, "MemoryReservation": 9 << 20},
+     "Minimum memory limit can not be less than memory reservation limit, see usage"),
+    ({"ShmSize": -1}, "SHM size can not be less than 0"),
+    ({"NanoCpus": 1, "CpuQuota": 1000}, "Conflicting options: Nano CPUs and CPU Period cannot both be set"),
+    ({"NanoCpus": CPUS * 10**9 + 1},
+     f"range of CPUs is from 0.01 to {CPUS:.2f}, as there are only {CPUS} CPUs available"),
+    ({"CpuPeriod": 999}, "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"),
+    ({"CpuQuota": 999}, "CPU cfs quota can not be less than 1ms (i.e. 1000)"),
+    ({"CpusetCpus": str(CPUS)}, f"Requested CPUs are not available - requested {CPUS}, available: 0-{CPUS - 1}"),
+    ({"CpusetCpus": "a-"}, "Invalid value a- for cpuset cpus"),
+    ({"ConsoleSize": [1, 1 << 16]}, "invalid ConsoleSize [1, 65536]: it needs rows and columns, from 0 to 65535"),
+    ({"CgroupParent": "/a/../../b"}, "invalid cgroup parent '/a/../../b': it can't lead out of the cgroup tree"),
+    ({"OomScoreAdj": 1001}, "Invalid value 1001, range for oom score adj is [-1000, 1000]"),
+    ({"Ulimits": [{"Name": "files"}]}, "invalid ulimit type: files"),
+    ({"Ulimits": [{"Name": "nofile", "Soft": 3, "Hard": 2}]},
+     "ulimit soft limit must be less than or equal to hard limit: 3 > 2"),
+    ({"CapAdd": ["FLY"]}, 'invalid capability: "FLY"'),
+    ({"CapDrop": ["CAP_"]}, 'invalid capability: "CAP_"'),
+    ({"SecurityOpt": ["magic=on"]}, 'invalid --security-opt 2: "magic=on"'),
+    ({"Sysctls": {"vm.swappiness": "1"}}, "sysctl 'vm.swappiness' is not in a separate kernel namespace"),
+    ({"Sysctls": {"net.a": "1"}, "NetworkMode": "host"}, "sysctl 'net.a' not allowed in host network namespace"),
+    ({"Runtime": "kata"}, "unknown or invalid runtime name: kata"),
+    ({"UsernsMode": "private"}, "invalid user namespace mode: private"),
+    ({"PidMode": "own"}, "invalid PID mode: own"),
+    ({"IpcMode": "own"}, "invalid IPC mode: own"),
+    ({"UTSMode": "own"}, "invalid UTS mode: own"),
+    ({"CgroupnsMode": "own"}, "invalid cgroup namespace mode: own"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("host", "message"), REFUSED)
+def test_what_can_not_be_is_refused_in_dockers_words(host: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        check_host(**host)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        {}, {"Memory": 6 << 20}, {"Memory": 8 << 20, "MemorySwap": -1}, {"Memory": 8 << 20, "MemorySwap": 8 << 20},
+        {"NanoCpus": CPUS * 10**9}, {"CpuPeriod": 1000, "CpuQuota": 1000}, {"CpuQuota": -1}, {"CpusetCpus": "0"},
+        {"OomScoreAdj": -1000}, {"Ulimits": [{"Name": "nofile", "Soft": 5, "Hard": -1}]}, {"CapAdd": ["all", "Chown"]},
+        {"SecurityOpt": ["seccomp=unconfined", "no-new-privileges:true"]}, {"Sysctls": {"fs.mqueue.msg_max": "1"}},
+        {"PidMode": "host", "IpcMode": "host", "UTSMode": "host", "CgroupnsMode": "private", "NetworkMode": "host"},
+    ],
+)  # fmt: skip
+def test_what_can_be_passes_without_a_word(host: dict[str, Any]) -> None:
+    assert check_host(**host) == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        {"Binds": ["/a:/b"]}, {"Mounts": [{}]}, {"PortBindings": {"80/tcp": None}}, {"Init": True}, {"Links": ["x"]},
+        {"BlkioWeight": 10}, {"StorageOpt": {"size": "1"}}, {"DeviceRequests": [{}]}, {"PidMode": "container:x"},
+        {"NetworkMode": "container:x"}, {"RestartPolicy": {"Name": "always"}}, {"LogConfig": {"Type": "syslog"}},
+        {"LogConfig": {"Config": {"max-size": "1m"}}},
+    ],
+)  # fmt: skip
+def test_what_is_not_there_yet_is_never_passed_over(host: dict[str, Any]) -> None:
+    with pytest.raises(NotImplementedByLabkit, match=r"yet"):
+        check_host(**host)
+
+
+def test_networks() -> None:
+    with pytest.raises(NotFound, match="network mine not found"):
+        check_host(NetworkMode="mine")
+    (warning,) = check_host(NetworkMode="bridge")
+    assert "no bridge networks yet" in warning
+
+
+def check_config(**config: Any) -> list[str]:
+    asked = record(**config, HostConfig={"NetworkMode": "none"})
+    return validation.check(asked.Config, asked.HostConfig)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"WorkingDir": "a"}, "the working directory 'a' is invalid, it needs to be an absolute path"),
+        ({"StopSignal": "SIGNO"}, "Invalid signal: SIGNO"),
+        ({"Env": ["=x"]}, "invalid environment variable: =x"),
+        ({"Hostname": "h" * 65}, f"invalid hostname '{'h' * 65}': at most 64 bytes, see sethostname(2)"),
+    ],
+)
+def test_config(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidParameter, match=f"^{re.escape(message)}$"):
+        check_config(**config)
+
+
+def test_warnings() -> None:
+    assert check_config() == check_config(Healthcheck={"Test": ["NONE"]}) == []
+    (health,) = check_config(Healthcheck={"Test": ["CMD", "true"]})
+    assert "health checks" in health
+    (volumes,) = check_config(Volumes={"/b": {}, "/a": {}})
+    assert "/a, /b" in volumes
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("RTMIN", 34), ("SIGRTMIN+3", 37), ("RTMAX-1", 63)],
+)
+def test_signals(text: str, number: int) -> None:
+    assert validation.parse_signal(text) == number
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "65", "NO", "-9", "SIG", "_DFL", "SIG_IGN", "²", "RTMIN+99", "RTMAX+1", "RTMIN-1"]
+)
+def test_what_is_no_signal(text: str) -> None:
+    with pytest.raises(InvalidParameter, match=f"^Invalid signal: {re.escape(text)}$"):
+        validation.parse_signal(text)
+
+
+def test_all_signals_of_this_machine() -> None:
+    for number in signal.valid_signals():
+        assert validation.parse_signal(str(int(number))) == number
+
+
+@pytest.mark.parametrize(("text", "cpus"), [("", []), ("0", [0]), ("0-2,4", [0, 1, 2, 4]), (",1,", [1])])
+def test_lists_of_cpus(text: str, cpus: list[int]) -> None:
+    assert validation.parse_cpu_list(text) == cpus
+
+
+@pytest.mark.parametrize("text", ["-1", "1-x", "a", "1-2-3", "²", "0-99999999999"])
+def test_what_is_no_list_of_cpus(text: str) -> None:
+    with pytest.raises(InvalidParameter, match=r"^Invalid value .* for cpuset cpus$"):
+        validation.parse_cpu_list(text)
+
+
+@pytest.mark.parametrize("name", ["a", "/", "-x", "a b", "a/b", "", "ä1", "ab\n"])
+def test_names_that_are_refused(name: str) -> None:
+    with pytest.raises(InvalidParameter, match="Invalid container name"):
+        validation.check_name(name)
+
+
+def test_names() -> None:
+    for name in ("ab", "/ab", "0.x_-", "A" * 200):
+        validation.check_name(name)
+
+
+def test_a_log_that_is_not_kept_can_not_be_read() -> None:
+    with pytest.raises(LabkitError, match="configured logging driver does not support reading"):
+        validation.check_log_driver(host_record(LogConfig={"Type": "none"}).HostConfig)
+
+
+IMAGE = {
+    "User": "www", "WorkingDir": "/srv", "Env": ["A=image", "B=image"], "Entrypoint": ["/entry"], "Cmd": ["arg"],
+    "Labels": {"a": "image", "b": "image"}, "Volumes": {"/v": {}}, "StopSignal": "SIGINT",
+    "ExposedPorts": {"80/tcp": {}},
+}  # fmt: skip
+
+
+def test_the_image_fills_what_was_left_open() -> None:
+    config = Config(Env=["A=mine"], Labels={"a": "mine"})
+    validation.merge_image(config, IMAGE)
+    assert (config.User, config.WorkingDir, config.StopSignal) == ("www", "/srv", "SIGINT")
+    assert (config.Env, config.Labels) == (["A=mine", "B=image"], {"a": "mine", "b": "image"})
+    assert (config.Entrypoint, config.Cmd, config.Volumes) == (["/entry"], ["arg"], {"/v": {}})
+    assert config.ExposedPorts == {"80/tcp": {}}
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "command", "found"),
+    [
+        (None, None, (["/entry"], ["arg"])), (None, ["mine"], (["/entry"], ["mine"])), (["own"], None, (["own"], None)),
+        (["own"], ["mine"], (["own"], ["mine"])), ([""], None, ([""], None)),
+    ],
+)  # fmt: skip
+def test_an_entrypoint_of_ones_own_takes_no_command_of_the_image(entrypoint: Any, command: Any, found: Any) -> None:
+    config = Config(Entrypoint=entrypoint, Cmd=command)
+    validation.merge_image(config, IMAGE)
+    assert (config.Entrypoint, config.Cmd) == found
