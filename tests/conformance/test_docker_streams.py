@@ -130,7 +130,7 @@ def test_two_clients_see_the_same(daemon: Daemon) -> None:
     second = subprocess.Popen(
         ["docker", "attach", "two"], env=daemon.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    wait_for_events(daemon, "attach", 2)
+    wait_for_events(daemon, "two", "attach", 2)
     assert second.stdin
     second.stdin.write(b"go\n")
     second.stdin.flush()
@@ -141,10 +141,10 @@ def test_two_clients_see_the_same(daemon: Daemon) -> None:
     assert sha(one) == sha(other) == sha(daemon.docker("logs", "two").stdout)
 
 
-def wait_for_events(daemon: Daemon, action: str, count: int) -> None:
-    """Wait until an event has happened so many times."""
+def wait_for_events(daemon: Daemon, container: str, action: str, count: int) -> None:
+    """Wait until an event has happened so many times to this container; the shared daemon remembers others'."""
     with subprocess.Popen(
-        ["docker", "events", "--since", "1", "--filter", f"event={action}"],
+        ["docker", "events", "--since", "1", "--filter", f"event={action}", "--filter", f"container={container}"],
         env=daemon.environment(),
         stdout=subprocess.PIPE,
     ) as events:
