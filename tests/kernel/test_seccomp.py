@@ -207,6 +207,7 @@ def test_docker_default_at_its_known_corners() -> None:
     assert len(program) // 8 < 1000
 
 
+# Skipped in a clone alone: moby's profile, under its own licence, is not copied into this repository.
 @pytest.mark.skipif(not REFERENCE.exists(), reason="moby's default.json isn't shipped with labkit")
 def test_docker_default_is_dockers() -> None:
     def rules(profile: dict[str, Any]) -> set[tuple[str, str]]:
