@@ -210,6 +210,8 @@ def test_the_sdk_holds_a_container(sdk: docker.DockerClient) -> None:
     raw._sock.sendall(b"typed\n")
     assert b"".join(stream) == b"typed\n"
     raw.close()
+    raw._sock.close()  # the SDK's own close leaves it, and the answer that it came with, open
+    raw._response.close()
     assert box.wait() == {"StatusCode": 4}
     box.reload()
     assert (box.status, box.attrs["State"]["ExitCode"]) == ("exited", 4)
