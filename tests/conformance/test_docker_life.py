@@ -207,11 +207,11 @@ def test_the_sdk_holds_a_container(sdk: docker.DockerClient) -> None:
     stream = box.logs(stream=True, follow=True)
     assert next(stream) == b"one\n"
     raw: Any = box.attach_socket(params={"stdin": 1, "stream": 1})
-    raw._sock.sendall(b"typed\n")
+    connection = raw._sock
+    connection.sendall(b"typed\n")
     assert b"".join(stream) == b"typed\n"
     raw.close()
-    raw._sock.close()  # the SDK's own close leaves it, and the answer that it came with, open
-    raw._response.close()
+    connection.close()  # the SDK's own close leaves it open
     assert box.wait() == {"StatusCode": 4}
     box.reload()
     assert (box.status, box.attrs["State"]["ExitCode"]) == ("exited", 4)
