@@ -10,19 +10,17 @@ from labkit.engine.container import Container
 from labkit.engine.logs import Selection
 from labkit.engine.output import frame
 from labkit.engine.validation import check_log_driver
-from labkit.errors import InvalidParameter
 
 CHUNK = 1 << 20
 
 
 def parse_tail(text: str) -> int | None:
-    """The `tail` parameter: how many lines, None for all of them."""
-    if text in ("", "all"):
-        return None
+    """The `tail` parameter: how many lines, None for all of them. What is no number stands for all, as in dockerd."""
     try:
-        return max(0, int(text))
+        lines = int(text)
     except ValueError:
-        raise InvalidParameter(f'invalid value for tail: "{text}": a number of lines or "all"') from None
+        return None
+    return lines if lines >= 0 else None
 
 
 def read(container: Container, selection: Selection, tail: int | None, follow: bool) -> AsyncIterator[bytes]:

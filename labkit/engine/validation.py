@@ -141,12 +141,12 @@ def parse_cpu_list(text: str) -> list[int]:
 
 
 def _check_security(host: HostConfig) -> None:
-    for names in (host.CapAdd, host.CapDrop):
-        for name in names or []:
+    for field in ("CapAdd", "CapDrop"):
+        for name in getattr(host, field) or []:
             upper = name.upper()
             full = upper if upper.startswith("CAP_") else f"CAP_{upper}"
             if full != "CAP_ALL" and full not in NUMBERS:
-                raise InvalidParameter(f'invalid capability: "{name}"')
+                raise InvalidParameter(f'invalid {field}: unknown capability: "{full}"')
     wanted_capabilities(host)
     for option in host.SecurityOpt or []:
         name = re.split("[=:]", option, maxsplit=1)[0]

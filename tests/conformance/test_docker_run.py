@@ -288,7 +288,7 @@ def test_cidfile(daemon: Daemon, tmp_path: Path) -> None:
         (("-m", "64m", "--memory-swap", "32m"), "Minimum memoryswap limit should be larger than memory limit"),
         (("--cpus", "1000"), "range of CPUs is from 0.01 to"),
         (("--cpuset-cpus", "99"), "Requested CPUs are not available"),
-        (("--cap-add", "CAP_NOPE"), 'invalid capability: "CAP_NOPE"'),
+        (("--cap-add", "CAP_NOPE"), 'invalid CapAdd: unknown capability: "CAP_NOPE"'),
         (("--name", "_"), "Invalid container name (_), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"),
         (("--network", "missing"), "network missing not found"),
         (("--security-opt", "nope=1"), "invalid --security-opt 2"),

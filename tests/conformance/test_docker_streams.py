@@ -218,7 +218,7 @@ def test_logs(daemon: Daemon) -> None:
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z (out\d|unfinished)", line) for line in stamped)
     assert daemon.docker("logs", "--since", "1h", "log").stdout == done.stdout
     assert daemon.docker("logs", "--until", "1h", "log").stdout == b""
-    assert daemon.docker("logs", "--tail", "nonsense", "log", check=False).returncode == 1
+    assert daemon.out("logs", "--tail", "nonsense", "log") == daemon.out("logs", "log")  # as dockerd has it
 
 
 def test_since_and_until_cut_between_lines(daemon: Daemon) -> None:
