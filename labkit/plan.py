@@ -183,6 +183,9 @@ class Journal:
         os.write(self._fd, b'{"begin":%d}\n' % index)
 
     def end(self, index: int, result: Result) -> None:
+        """An operation's result; None needs no line, since it is what stands for one that has only begun."""
+        if result is None:
+            return
         os.write(self._fd, json.dumps({"end": index, "result": result}).encode() + b"\n")
 
     def close(self) -> None:
