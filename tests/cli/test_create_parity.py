@@ -103,10 +103,10 @@ def request_of(command: list[str], options: str, bodies: list[Any]) -> Any:
     words = [*command, "create", *shlex.split(options), "image", "command", "-x"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "x\n"), done.stderr
-    body = meaning(bodies.pop())
+    body = json.loads(json.dumps(meaning(bodies.pop())).replace(os.getcwd(), "<cwd>"))
     body["HostConfig"].get("Binds", []).sort()
     body.get("Env", []).sort()
-    return json.loads(json.dumps(body).replace(os.getcwd(), "<cwd>"))
+    return body
 
 
 @pytest.mark.parametrize("options", OPTIONS.strip().splitlines())
