@@ -82,6 +82,7 @@ async def serve(settings: Settings, hosts: list[str], pidfile: str, ready: int) 
         file.write(str(os.getpid()))
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # requests make few cycles: looking for them seldom is enough
     if ready >= 0:
         os.write(ready, b"ready\n")
         os.close(ready)

@@ -53,9 +53,8 @@ async def create(engine: Engine, body: CreateBody, name: str, context: TraceCont
     record = creation.make_record(identity, name, body, image.id, defaults)
     warnings = validation.check(record.Config, record.HostConfig)
     engine.check_name_free(name)
-    lower = await asyncio.to_thread(engine.images.lower_dirs, image)
+    lower = engine.images.lower_dirs(image)
     record.Layers = [os.path.relpath(path, engine.settings.images) for path in lower]
-    engine.check_name_free(name)
     record.Name = f"/{name or random_name(engine.names)}"
     plan = creation.create_plan(record, engine.settings, creation.host_resolver())
     carry_out(engine, plan, identity, context)
