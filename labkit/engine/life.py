@@ -94,11 +94,14 @@ async def start(engine: Engine, container: Container, context: TraceContext) -> 
         container.record.Starting = True
         container.save()
         try:
-            await _start(engine, container, context)
+            return await _start(engine, container, context)
         except LabkitError as error:
-            told, code = starting.explain_failure(container, error)
-            _note_failure(engine, container, str(told), code)
-            raise told from error
+            failure, code = starting.explain_failure(container, error)
+            failure.__cause__ = error if error is not failure else error.__cause__
+            _note_failure(container, str(failure), code)
+    if container.record.HostConfig.AutoRemove:
+        await remove(engine, container, force=False)
+    raise failure
 
 
 async def _start(engine: Engine, container: Container, context: TraceContext) -> None:
@@ -140,15 +143,13 @@ def _running(container: Container, pid: int, pidfd: int, descriptors: dict[str, 
     container.run.begin(pid, pidfd, descriptors, container.marks)
 
 
-def _note_failure(engine: Engine, container: Container, message: str, code: int) -> None:
+def _note_failure(container: Container, message: str, code: int) -> None:
     """A start that failed leaves the container as it was, with the reason in its state."""
     state = container.record.State
     state.ExitCode, state.Error = code, message
     container.record.Starting = False
     container.save()
     remove_bundle(container)
-    if container.record.HostConfig.AutoRemove:
-        engine.background(remove(engine, container, force=False))
 
 
 def remove_bundle(container: Container) -> None:
