@@ -330,7 +330,8 @@ class Connection(asyncio.Protocol):
         upgrade = request.headers.get("upgrade") if "upgrade" in request.headers.get("connection", "").lower() else None
         status = 101 if upgrade else 200
         switch = f"Connection: Upgrade\r\nUpgrade: {upgrade}\r\n" if upgrade else ""
-        await self._send(f"{_head(status, hijack.content_type)}{switch}\r\n".encode("latin-1"))
+        # Not drained: the route must join its process before the client can have seen this and asks for a start.
+        self._transport.write(f"{_head(status, hijack.content_type)}{switch}\r\n".encode("latin-1"))
         if self._inbox.ended:
             self._hijacked.watch_hangup()
         try:
