@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from labkit.api.http import Hijack, Hijacked, Request, Route, Stream
+from labkit.api.streams import Outbox
 from labkit.errors import Conflict
 from tests.api.serving import ATTACH, PING, UPGRADE, WAIT, Serve, ask, read_all, read_until
 
@@ -195,3 +196,24 @@ def test_an_upgrade_that_no_route_wants_is_ignored(serve: Serve) -> None:
     with serve(PING).connect() as client:
         head = "GET /_ping HTTP/1.1\nConnection: Upgrade\nUpgrade: h2c"
         assert [ask(client, head).read() for _ in range(3)] == [b"OK"] * 3
+
+
+def test_a_route_joins_before_the_client_can_ask_for_more(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A route that waited until its head was sent would miss what the start that follows puts out at once."""
+    joined = threading.Event()
+
+    async def never(outbox: Outbox) -> None:
+        await asyncio.Event().wait()
+
+    async def run(raw: Hijacked) -> None:
+        joined.set()
+        raw.close()
+
+    async def answer(request: Request) -> Hijack:
+        monkeypatch.setattr(Outbox, "drain", never)
+        return Hijack(run)
+
+    served = serve(Route("POST", "/attach", answer))
+    with served.connect() as client:
+        client.sendall(b"POST /attach HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+        assert joined.wait(5)
