@@ -1,6 +1,6 @@
 """One client's connection to the Engine API: HTTP/1.1 on an asyncio transport (RFC 9112).
 
-httptools (llhttp) parses each head; bodies are framed here, so that every byte after a request stays where it
+Heads are parsed whole (`heads`); bodies are framed here, so that every byte after a request stays where it
 is: for the next request of a pipeline, or for the raw stream that attach and exec make of the connection.
 One task a connection answers its requests in order.
 """
@@ -10,16 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import lru_cache
 from typing import cast
-from urllib.parse import parse_qs, unquote
 
-import httptools
 import msgspec
 
 import labkit
+from labkit.api.heads import REPEATED_LIMIT, Head, HeadParser, repeated_head
 from labkit.api.messages import (
     Answer,
     Hijack,
@@ -30,9 +28,9 @@ from labkit.api.messages import (
     header_lines,
     status_line,
 )
-from labkit.api.routing import API_VERSION, Router, check_version, split_version
+from labkit.api.routing import API_VERSION, Router, check_version
 from labkit.api.streams import Body, Hijacked, Inbox, Outbox
-from labkit.errors import InvalidParameter, LabkitError
+from labkit.errors import InvalidParameter, LabkitError, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -46,25 +44,23 @@ Observer = Callable[[Request, int, int, int], None]
 
 
 @lru_cache
-def _head(status: int, content_type: str) -> str:
-    """The part of an answer's head that is alike for all answers of a kind, as dockerd sends it."""
+def _head(status: int, content_type: str, headers: tuple[tuple[str, str], ...] = ()) -> str:
+    """The beginning of an answer's head, as dockerd sends it."""
     kind = header_lines((("Content-Type", content_type),)) if content_type else ""
     return (
         f"{status_line(status)}Api-Version: {API_VERSION[0]}.{API_VERSION[1]}\r\n{kind}Docker-Experimental: false\r\n"
-        f"Ostype: linux\r\nServer: labkit/{labkit.__version__} (linux)\r\n"
+        f"Ostype: linux\r\nServer: labkit/{labkit.__version__} (linux)\r\n{header_lines(headers)}"
     )
 
 
-@dataclass
-class Head:
-    """A request's head, filled in by the parser's callbacks."""
-
-    method: str = ""
-    url: bytes = b""
-    http10: bool = False
-    keep_alive: bool = False
-    complete: bool = False
-    fields: dict[str, str] = field(default_factory=dict)
+def _response(response: Response, keep_alive: bool, bodiless: bool = False) -> bytes:
+    """An answer as bytes. `bodiless` tells the body's length and leaves the body out (HEAD)."""
+    empty = response.status in (204, 304)
+    head = _head(response.status, "" if empty else response.content_type, response.headers)
+    length = "" if empty else f"Content-Length: {len(response.body)}\r\n"
+    connection = "" if keep_alive else "Connection: close\r\n"
+    body = b"" if empty or bodiless else response.body
+    return f"{head}{length}{connection}\r\n".encode("latin-1") + body
 
 
 class Connection(asyncio.Protocol):
@@ -78,8 +74,7 @@ class Connection(asyncio.Protocol):
         self._gone = asyncio.Event()
         self._streaming = False
         self._hijacked: Hijacked | None = None
-        self._parser = httptools.HttpRequestParser(self)
-        self._head = Head()
+        self._idle = False
 
     # The transport's side (asyncio.Protocol)
 
@@ -91,7 +86,8 @@ class Connection(asyncio.Protocol):
         self._task = asyncio.get_running_loop().create_task(self._serve())
 
     def data_received(self, data: bytes) -> None:
-        self._inbox.feed(data)
+        if not (self._idle and not self._outbox.congested and self._answer_at_once(data)):
+            self._inbox.feed(data)
 
     def eof_received(self) -> bool:
         """The client sends no more. While its connection is a raw stream, it may still want the output."""
@@ -131,23 +127,6 @@ class Connection(asyncio.Protocol):
             if self._streaming:
                 self._task.cancel()
 
-    # The parser's side (httptools)
-
-    def on_url(self, url: bytes) -> None:
-        self._head.url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        fields, key, text = self._head.fields, name.decode("latin-1").lower(), value.decode("latin-1")
-        fields[key] = f"{fields[key]}, {text}" if key in fields else text
-
-    def on_headers_complete(self) -> None:
-        head = self._head
-        head.method = self._parser.get_method().decode("ascii")
-        head.http10 = self._parser.get_http_version() == "1.0"
-        # After CONNECT nothing is HTTP any more; with HTTP/1.0 an answer's end is the connection's.
-        head.keep_alive = not head.http10 and head.method != "CONNECT" and self._parser.should_keep_alive()
-        head.complete = True
-
     # One request after the other
 
     async def _serve(self) -> None:
@@ -163,10 +142,11 @@ class Connection(asyncio.Protocol):
 
     async def _read_head(self) -> Head | None:
         """The next request's head; None at the end of the stream. What follows the head stays in the inbox."""
-        self._head = Head()
-        size, seam = 0, b""
-        while not self._head.complete:
+        parser, size, seam = HeadParser(), 0, b""
+        while parser.head is None:
+            self._idle = not size
             data = await self._inbox.read()
+            self._idle = False
             if not data:
                 return None
             index = (seam + data).find(b"\r\n\r\n")
@@ -178,16 +158,27 @@ class Connection(asyncio.Protocol):
             size += len(data)
             if size > HEAD_LIMIT:
                 raise InvalidParameter(f"request header is too large: more than {HEAD_LIMIT} bytes")
-            self._parse(data)
-        return self._head
+            parser.feed(data)
+        return parser.head
 
-    def _parse(self, data: bytes) -> None:
+    def _answer_at_once(self, data: bytes) -> bool:
+        """Answer a request that has come whole, if its route needn't wait: with no turn of the event loop.
+
+        False for everything else, and for all that is wrong: the task answers that.
+        """
+        if not data.startswith(b"GET ") or len(data) > REPEATED_LIMIT or data.find(b"\r\n\r\n") != len(data) - 4:
+            return False
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # the end of a head that asks for another protocol; the route decides about that
-        except httptools.HttpParserError as error:
-            raise InvalidParameter(f"malformed HTTP request: {error}") from None
+            head = repeated_head(data)
+        except InvalidParameter:
+            return False
+        if head is None or not head.bare or not self._router.is_immediate(head.method, head.path):
+            return False
+        request, began = self._request(head, None), time.time_ns()
+        answer = self._answer_now(request)
+        self._report(request, answer.status, began)
+        self._transport.write(_response(answer, keep_alive=True))
+        return True
 
     async def _exchange(self, head: Head) -> bool:
         """Answer one request. True if the connection can carry another one."""
@@ -208,28 +199,32 @@ class Connection(asyncio.Protocol):
         return keep_alive and await self._discard(body)
 
     def _request(self, head: Head, body: Body | None) -> Request:
-        url = head.url.decode("latin-1")
-        if url.startswith(("http://", "https://")):  # absolute form, as a proxy's client sends it
-            url = "/" + url.split("/", 3)[3] if url.count("/") > 2 else "/"
-        path, _, query = url.partition("?")
-        if "%" in path:
-            path = unquote(path)
-        version, path = split_version(path)
-        parameters = parse_qs(query, keep_blank_values=True) if query else {}
-        return Request(head.method, path, version, parameters, head.fields, self._gone, body)
+        return Request(head.method, head.path, head.version, head.query, head.fields, self._gone, body)
 
     async def _answer(self, request: Request) -> Answer:
         """What the route says; an error as its status and Docker's ErrorResponse."""
+        try:
+            made = self._route(request)
+            return await made if isinstance(made, Awaitable) else made
+        except Exception as error:  # noqa: BLE001 - the border: a bug in one route must not end the daemon
+            return _failure(request, error)
+
+    def _answer_now(self, request: Request) -> Response:
+        """The same, of a route that is immediate."""
+        try:
+            made = self._route(request)
+            assert isinstance(made, Response)
+            return made
+        except Exception as error:  # noqa: BLE001 - as above
+            return _failure(request, error)
+
+    def _route(self, request: Request) -> Answer | Awaitable[Answer]:
         found = self._router.find(request.method, request.path)
         if found is None:  # for a known path with another method too: dockerd says the same then
-            return error_response(404, "page not found")
+            raise NotFound("page not found")
         route, request.params = found
-        try:
-            check_version(request.version)
-            return await route.answer(request)
-        except Exception as error:  # noqa: BLE001 - the border: a bug in one route must not end the daemon
-            message = _log_failure(request, error)
-            return error_response(error.status if isinstance(error, LabkitError) else 500, message)
+        check_version(request.version)
+        return route.answer(request)
 
     def _report(self, request: Request, status: int, began: int) -> None:
         if self._observe is not None:
@@ -244,13 +239,12 @@ class Connection(asyncio.Protocol):
             raise InvalidParameter("missing required Host header")
         if coding is not None and coding.lower() != "chunked":
             raise InvalidParameter(f"unsupported transfer encoding: {coding}")
-        bodiless = coding is None and int(length) == 0
-        if not bodiless or "upgrade" in head.fields:
-            self._parser = httptools.HttpRequestParser(self)  # the old one waits for the body, or for no HTTP at all
-        return None if bodiless else Body(self._inbox, int(length) if coding is None else None, self._continue)
+        if coding is None and int(length) == 0:
+            return None
+        return Body(self._inbox, int(length) if coding is None else None, lambda: self._continue(head))
 
-    def _continue(self) -> None:
-        if self._head.fields.get("expect", "").lower() == "100-continue" and not self._head.http10:
+    def _continue(self, head: Head) -> None:
+        if head.fields.get("expect", "").lower() == "100-continue" and not head.http10:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     async def _discard(self, body: Body | None) -> bool:
@@ -275,20 +269,15 @@ class Connection(asyncio.Protocol):
             await self._outbox.drain()
 
     async def _send_response(self, response: Response, keep_alive: bool, bodiless: bool = False) -> None:
-        empty = response.status in (204, 304)
-        head = _head(response.status, "" if empty else response.content_type) + header_lines(response.headers)
-        length = "" if empty else f"Content-Length: {len(response.body)}\r\n"
-        connection = "" if keep_alive else "Connection: close\r\n"
-        body = b"" if empty or bodiless else response.body
-        await self._send(f"{head}{length}{connection}\r\n".encode("latin-1") + body)
+        await self._send(_response(response, keep_alive, bodiless))
 
     async def _send_stream(self, request: Request, stream: Stream, head: Head, began: int) -> bool:
         """Send a stream piece by piece. True if it came to its end."""
         framing = "Connection: close\r\n" if head.http10 else "Transfer-Encoding: chunked\r\n"
         if not head.keep_alive and not head.http10:
             framing += "Connection: close\r\n"
-        headers = _head(stream.status, stream.content_type) + header_lines(stream.headers)
-        await self._send(f"{headers}{framing}\r\n".encode("latin-1"))
+        begin = _head(stream.status, stream.content_type, stream.headers)
+        await self._send(f"{begin}{framing}\r\n".encode("latin-1"))
         try:
             whole = await self._pump(request, stream, chunked=not head.http10)
         finally:
@@ -340,6 +329,12 @@ class Connection(asyncio.Protocol):
             _log_failure(request, error)  # the head is sent: all that is left is to end the stream
         finally:
             self._report(request, status, began)
+
+
+def _failure(request: Request, error: Exception) -> Response:
+    """A route's error as the client gets it."""
+    message = _log_failure(request, error)
+    return error_response(error.status if isinstance(error, LabkitError) else 500, message)
 
 
 def _log_failure(request: Request, error: Exception) -> str:

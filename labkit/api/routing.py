@@ -23,11 +23,15 @@ _VERSIONED = re.compile(r"/v(\d{1,4})\.(\d{1,4})(/.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Route:
-    """One method and path, and what answers it."""
+    """One method and path, and what answers it.
+
+    With `immediate`, `answer` is a plain function that gives a Response without waiting for anything.
+    """
 
     method: str
     pattern: str
-    answer: Callable[[Request], Awaitable[Answer]]
+    answer: Callable[[Request], Awaitable[Answer] | Answer]
+    immediate: bool = False
 
 
 class Router:
@@ -56,6 +60,11 @@ class Router:
         first = match.re.groupindex[match.lastgroup]
         names = _PARAMETER.findall(route.pattern)
         return route, {name: match[first + 1 + index] for index, (name, _) in enumerate(names)}
+
+    def is_immediate(self, method: str, path: str) -> bool:
+        """Whether a path's answer is given without waiting; only paths without parameters can be."""
+        route = self._static.get((method, path))
+        return route is not None and route.immediate
 
 
 def _compile(routes: list[Route]) -> re.Pattern[str]:

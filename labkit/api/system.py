@@ -31,7 +31,7 @@ class System:
         self.id = os.urandom(16).hex()
         self._pong = Response(200, b"OK", "text/plain; charset=utf-8", _PING_HEADERS)
 
-    async def ping(self, request: Request) -> Answer:
+    def ping(self, request: Request) -> Answer:
         return self._pong
 
     async def version(self, request: Request) -> Answer:
@@ -188,7 +188,7 @@ def routes(engine: Engine) -> list[Route]:
     """All routes about the daemon itself."""
     one = System(engine)
     return [
-        Route("GET", "/_ping", one.ping),
+        Route("GET", "/_ping", one.ping, immediate=True),
         Route("HEAD", "/_ping", one.ping),
         Route("GET", "/version", one.version),
         Route("GET", "/info", one.info),
