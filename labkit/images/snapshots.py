@@ -1,5 +1,8 @@
 """Snapshots: one directory a layer, named by the layer's chain ID and shared by all images that have it.
 
+The name is the chain ID's first digits only, which mount(2) is given: its page of options then holds the 127 layers that
+Docker allows (overlay2 keeps symbolic links with short names for this). The record in the directory has the whole ID.
+
 A snapshot holds what its layer adds; overlayfs stacks them (`lowerdir=`). What containerd calls a committed snapshot,
 Docker's overlay2 driver a "diff" directory. Made in a workspace and renamed when whole.
 """
@@ -23,6 +26,7 @@ from labkit.images.references import check_digest
 from labkit.images.streams import Digest
 
 _RECORD = "snapshot.json"
+_SHORT = 12  # digits of a name, as of an ID that people see
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -50,24 +54,31 @@ class SnapshotStore:
     def __init__(self, root: Path, policy: LayerPolicy) -> None:
         self._directory = root / "snapshots"
         self._policy = policy
-        self._known: dict[str, Snapshot] = {}
+        self._known: dict[Path, Snapshot] = {}
         self._directory.mkdir(exist_ok=True)
 
-    def _path(self, chain_id: str) -> Path:
-        return self._directory / check_digest(chain_id).removeprefix("sha256:")
+    def _place(self, chain_id: str) -> tuple[Path, Snapshot | None]:
+        """Where a snapshot is, with its record; or where it would be. IDs that begin alike can be made on purpose: the
+        second one's directory has the whole ID as its name.
+        """
+        digits = check_digest(chain_id).removeprefix("sha256:")
+        free = None
+        for path in (self._directory / digits[:_SHORT], self._directory / digits):
+            if path not in self._known and (path / _RECORD).exists():
+                self._known[path] = decode(read_document(path / _RECORD), Snapshot, str(path / _RECORD))
+            found = self._known.get(path)
+            if found and found.chain_id == chain_id:
+                return path, found
+            free = path if found is None and free is None else free
+        return free or path, None
 
     def files(self, chain_id: str) -> Path:
         """The directory with the layer's files."""
-        return self._path(chain_id) / "fs"
+        return self._place(chain_id)[0] / "fs"
 
     def find(self, chain_id: str) -> Snapshot | None:
         """The record of a snapshot that is here."""
-        if chain_id not in self._known:
-            file = self._path(chain_id) / _RECORD
-            if not file.exists():
-                return None
-            self._known[chain_id] = decode(read_document(file), Snapshot, str(file))
-        return self._known[chain_id]
+        return self._place(chain_id)[1]
 
     def prepare(
         self, chunks: Iterator[bytes], workspace: Path, parent: str, diff_id: str = "", digest: str = ""
@@ -99,14 +110,16 @@ class SnapshotStore:
 
     def adopt(self, prepared: Prepared) -> None:
         """Gives a prepared snapshot its name; the caller has synced it, and removes what was there already."""
-        target = self._path(prepared.snapshot.chain_id)
-        if not target.exists():
+        target, present = self._place(prepared.snapshot.chain_id)
+        if present is None:
             with disk_errors(f"storing snapshot {target.name}"):
                 prepared.directory.rename(target)
+            self._known[target] = prepared.snapshot
 
     def chain_ids(self) -> list[str]:
         """All snapshots that are here."""
-        return [f"sha256:{name}" for name in os.listdir(self._directory) if len(name) == 64]
+        records = (self._directory / name / _RECORD for name in os.listdir(self._directory))
+        return [decode(read_document(file), Snapshot, str(file)).chain_id for file in records if file.exists()]
 
     def empty(self) -> Path:
         """An empty directory: overlayfs wants at least one layer, also for an image that has none."""
@@ -116,6 +129,6 @@ class SnapshotStore:
 
     def discard(self, chain_id: str, grave: Path) -> None:
         """Takes a snapshot away at once, into a directory that the caller removes in its own time."""
-        self._known.pop(chain_id, None)
-        path = self._path(chain_id)
+        path, _ = self._place(chain_id)
+        self._known.pop(path, None)
         path.rename(grave / path.name)

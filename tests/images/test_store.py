@@ -374,6 +374,38 @@ def test_devices_where_the_policy_forbids_them(tmp_path: Path) -> None:
     assert_whole(tmp_path / "store")
 
 
+def test_chain_ids_that_begin_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory's name is the beginning of its chain ID; with names of one digit, twenty layers must share some."""
+    monkeypatch.setattr("labkit.images.snapshots._SHORT", 1)
+    layers = [tar(member("n", b"%d" % number)) for number in range(20)]
+    store = ImageStore(tmp_path / "store")
+    load(store, docker_archive(layers, ["app"]))
+    load(store, docker_archive(layers[:10], ["half"]))
+    store.close()
+    again = ImageStore(tmp_path / "store")
+    lower = again.lower_dirs(again.resolve("app"))
+    assert [contents(Path(directory))["n"] for directory in lower] == [b"%d" % number for number in range(20)][::-1]
+    assert {len(Path(directory).parent.name) for directory in lower} == {1, 64}
+    again.remove("app", False, unused)
+    assert again.lower_dirs(again.resolve("half")) == lower[10:]
+    again.remove("half", False, unused)
+    again.close()
+    assert os.listdir(tmp_path / "store/snapshots") == []
+
+
+def test_a_store_from_before_names_were_short(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path / "store")
+    load(store, docker_archive([BASE], ["app"]))
+    (short,) = (Path(directory).parent for directory in store.lower_dirs(store.resolve("app")))
+    store.close()
+    short.rename(short.with_name(digest(BASE)[7:]))
+    again = ImageStore(tmp_path / "store")
+    assert contents(Path(again.lower_dirs(again.resolve("app"))[0])) == {"etc/name": b"base", "gone": b"x"}
+    again.remove("app", False, unused)
+    again.close()
+    assert os.listdir(tmp_path / "store/snapshots") == []
+
+
 def test_one_process_at_a_store(store: ImageStore, tmp_path: Path) -> None:
     code = "import sys, pathlib, labkit.images.store as s; s.ImageStore(pathlib.Path(sys.argv[1]))"
     second = subprocess.run([sys.executable, "-c", code, tmp_path / "store"], capture_output=True, text=True)
