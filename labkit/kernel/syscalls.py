@@ -248,9 +248,8 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
 
 def seccomp(operation: int, flags: int, program: bytes) -> None:
     """seccomp(2) with a filter: an array of struct sock_filter, 8 bytes each."""
-    buffer = ctypes.create_string_buffer(program, len(program))
     length = len(program) // 8
-    sock_fprog = struct.pack("HxxxxxxP", length, ctypes.addressof(buffer))
+    sock_fprog = struct.pack("HxxxxxxP", length, ctypes.cast(program, ctypes.c_void_p).value)
     _perform("seccomp", (operation, flags, length), _syscall, c.SYSCALLS["seccomp"], operation, flags, sock_fprog)
 
 

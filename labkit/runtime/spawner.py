@@ -221,6 +221,8 @@ class Spawner:
         control, child = (None, None) if parked else socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if child:
             context.descriptors["control"] = child.fileno()
+        # Decoded before the fork: what a child allocates makes copies of the pages that it is put on.
+        ready = () if parked else tuple((place, decode(data)) for place, *data in init)
         execution.journal.open(execution.operations)
         try:
             execution.run_or_undo()
@@ -230,7 +232,7 @@ class Spawner:
                 self.parked = parked
             raise
         if context.in_child:
-            run_init(tuple((place, decode(data)) for place, *data in init), context)
+            run_init(ready, context)
         execution.journal.close()
         if isinstance(parked, Parked):
             parked.work(init, lent)
