@@ -249,7 +249,7 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
 def seccomp(operation: int, flags: int, program: bytes) -> None:
     """seccomp(2) with a filter: an array of struct sock_filter, 8 bytes each."""
     length = len(program) // 8
-    sock_fprog = struct.pack("HxxxxxxP", length, ctypes.cast(program, ctypes.c_void_p).value)
+    sock_fprog = struct.pack("HxxxxxxP", length, ctypes.cast(ctypes.c_char_p(program), ctypes.c_void_p).value)
     _perform("seccomp", (operation, flags, length), _syscall, c.SYSCALLS["seccomp"], operation, flags, sock_fprog)
 
 
