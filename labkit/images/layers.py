@@ -20,10 +20,10 @@ from labkit.images.faults import disk_error
 from labkit.images.tar import Entry, TarReader
 from labkit.kernel.paths import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 
-_WHITEOUT = b".wh."
-_OPAQUE = b".wh..wh..opq"
+WHITEOUT = b".wh."
+OPAQUE = b".wh..wh..opq"
 _AUFS_PRIVATE = b".wh..wh."  # aufs' own book-keeping; dockerd skips these too
-_OVERLAY_PRIVATE = ("trusted.overlay.", "user.overlay.")
+OVERLAY_PRIVATE = ("trusted.overlay.", "user.overlay.")
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_LIMIT = 128  # descriptors kept for parents; layers list a directory's entries together
@@ -120,7 +120,7 @@ class _Applier:
         parent_path, _, base = path.rpartition(b"/")
         if not path:
             self._root_entry(entry)
-        elif base.startswith(_WHITEOUT):
+        elif base.startswith(WHITEOUT):
             self._whiteout(entry, parent_path, base)
         elif entry.kind == tar.REGULAR:
             self._file(entry, reader, path, self._directory(parent_path), base)
@@ -286,8 +286,8 @@ class _Applier:
     def _whiteout(self, entry: Entry, parent_path: bytes, base: bytes) -> None:
         """Marks as deleted what lower layers have. What this layer itself brings stays, in whatever order it comes."""
         parent = self._directory(parent_path)
-        name = base[len(_WHITEOUT) :]
-        if base == _OPAQUE:
+        name = base[len(WHITEOUT) :]
+        if base == OPAQUE:
             self._set_opaque(parent)
         elif base.startswith(_AUFS_PRIVATE):
             return
@@ -304,7 +304,7 @@ class _Applier:
     def _attributes(self, target: int | bytes, entry: Entry) -> None:
         """Extended attributes. Ones that the filesystem lacks are noted and left out, as dockerd does."""
         for name, value in entry.xattrs.items():
-            if name.startswith(_OVERLAY_PRIVATE):  # would forge overlayfs's own marks: redirects, origins
+            if name.startswith(OVERLAY_PRIVATE):  # would forge overlayfs's own marks: redirects, origins
                 self._ignored.append(f"{os.fsdecode(entry.name)}: {name}: private to overlayfs")
                 continue
             try:

@@ -1,6 +1,6 @@
 """Snapshots: one directory a layer, named by the layer's chain ID and shared by all images that have it.
 
-The name is the chain ID's first digits only, which mount(2) is given: its page of options then holds the 127 layers that
+The name has the chain ID's first digits only: the page of options that mount(2) takes then holds the 127 layers that
 Docker allows (overlay2 keeps symbolic links with short names for this). The record in the directory has the whole ID.
 
 A snapshot holds what its layer adds; overlayfs stacks them (`lowerdir=`). What containerd calls a committed snapshot,
