@@ -6,15 +6,13 @@ through the container's layers, beneath their roots: an image's links can't lead
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from labkit.errors import InvalidParameter
-from labkit.kernel import paths
+from labkit.images.stack import LayerStack
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,45 +26,24 @@ class Identity:
 
 
 def read_layered(upper: str, lower: Iterable[str], path: str) -> str:
-    """A text file as an overlay of these directories (topmost first) would show it; empty if there is none.
+    """A text file as an overlay of these directories (topmost first) shows it; empty if there is none.
 
-    A whiteout (a 0:0 character device) ends the search. Image layers never change, so what they hold is kept.
+    Image layers never change, so what they hold is kept, for containers that have written nothing yet.
     """
-    top = path.split("/", 1)[0]
-    found = _read_beneath(upper, path) if os.path.lexists(os.path.join(upper, top)) else None
-    layers = iter(lower)
-    while found is None and (layer := next(layers, None)):
-        found = _read_layer(layer, path)
-    return found or ""
+    layers = tuple(lower)
+    with os.scandir(upper) as entries:
+        untouched = next(entries, None) is None
+    return _read_lower(layers, path) if untouched else _read((upper, *layers), path)
 
 
 @lru_cache(maxsize=256)
-def _read_layer(root: str, path: str) -> str | None:
-    return _read_beneath(root, path)
+def _read_lower(layers: tuple[str, ...], path: str) -> str:
+    return _read(layers, path)
 
 
-_NO_FILE = (errno.ENXIO, errno.ENOTDIR, errno.ELOOP)
-"""A device without a driver, which is what a whiteout is; no directory (a whiteout, too) above it; a loop of links."""
-
-
-def _read_beneath(root: str, path: str, limit: int = 1 << 20) -> str | None:
-    """A regular file's first `limit` bytes as text; empty if something else is there, None if nothing is."""
-    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fd = paths.openat2(directory, path, os.O_RDONLY | os.O_NONBLOCK, resolve=paths.RESOLVE_IN_ROOT)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        if error.errno in _NO_FILE:
-            return ""
-        raise
-    finally:
-        os.close(directory)
-    try:
-        regular = stat.S_ISREG(os.fstat(fd).st_mode)
-        return os.read(fd, limit).decode("utf-8", "replace") if regular else ""
-    finally:
-        os.close(fd)
+def _read(layers: tuple[str, ...], path: str) -> str:
+    with LayerStack(layers) as stack:
+        return stack.read_text(path)
 
 
 def resolve(user: str, passwd: str, group: str, added: Iterable[str] = ()) -> Identity:

@@ -103,6 +103,20 @@ def test_a_link_within_the_layer_is_followed(tree: Path) -> None:
     assert read(tree) == "real"
 
 
+@pytest.mark.root
+def test_an_opaque_directory_hides_those_below(tree: Path) -> None:
+    os.setxattr(tree / "one/etc", "trusted.overlay.opaque", b"y")
+    assert (read(tree), read(tree, "etc/group")) == ("one", "")
+
+
+def test_a_link_leads_from_one_layer_into_another(tree: Path) -> None:
+    (tree / "up/etc/passwd").symlink_to("group")
+    assert read(tree) == "two"
+    (tree / "one/etc/group").symlink_to("../real")
+    (tree / "two/real").write_text("real")
+    assert read(tree) == "real"
+
+
 def test_what_is_no_file_is_read_as_empty(tree: Path) -> None:
     (tree / "up/etc/passwd").mkdir()
     assert read(tree) == ""
