@@ -43,11 +43,16 @@ _MEMBERS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class StagedBlob:
-    """A member of the archive, on disk in the workspace."""
+    """A blob on disk that may enter the content store: verified, in the workspace or as an ingest."""
 
     path: Path
     digest: str
     size: int
+
+    def tar_digest(self) -> str:
+        """Of a layer: the digest of its tar, if it is not compressed, so that it needn't be computed again."""
+        with open(self.path, "rb") as file:
+            return "" if compression_of(file.read(8)) else self.digest
 
 
 @dataclass(frozen=True)

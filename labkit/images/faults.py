@@ -27,6 +27,11 @@ def disk_error(error: OSError, what: str) -> LabkitError:
     return KernelError(what, number)
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Whether this is what a full disk, or a used up quota, says."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
 @contextmanager
 def disk_errors(what: str) -> Iterator[None]:
     """Turns an OSError of the block into the LabkitError that tells it."""

@@ -25,6 +25,7 @@ from labkit.images.content import ContentStore, sync_directory, sync_filesystem,
 from labkit.images.faults import disk_errors
 from labkit.images.image import Image, short_id
 from labkit.images.importing import imported_config, now, written_to
+from labkit.images.ingests import Ingests
 from labkit.images.layers import PERMISSIVE, LayerPolicy
 from labkit.images.layout import LAYOUT_FILE, Record
 from labkit.images.locking import lock_store
@@ -36,10 +37,11 @@ from labkit.images.manifests import (
     parse_platform,
 )
 from labkit.images.progress import Report, counted, silent
+from labkit.images.receiving import Pins, Reception, Stores
 from labkit.images.references import Reference
 from labkit.images.removal import ContainerUse, Removal, Removed, plan_removal
 from labkit.images.snapshots import Prepared, SnapshotStore
-from labkit.images.streams import Readable, compression_of, decompressed, digest_of, file_chunks, read_chunks
+from labkit.images.streams import Readable, decompressed, digest_of, file_chunks, read_chunks
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +76,9 @@ class ImageStore:
             write_durably(self._root / "oci-layout", LAYOUT_FILE, self._workspace)
         self._content = ContentStore(self._root, self._workspace)
         self._snapshots = SnapshotStore(self._root, policy)
+        self._pins = Pins()
+        ingests = Ingests(self._root / "ingests")
+        self._stores = Stores(self._lock, self._content, self._snapshots, ingests, self._pins, self._commit)
         self._catalog = Catalog(self._root, self._workspace, self._content, self._snapshots)
         if not self._catalog.records:
             self._catalog.replace(())  # a layout has an index, also an empty one
@@ -108,30 +113,36 @@ class ImageStore:
         Returns the names that were loaded, the ID of an image without name.
         Raises InvalidParameter for an archive that is malformed, truncated or lies about a digest.
         """
-        with self._emptied() as directory:
-            images = read_images(stage(decompressed(read_chunks(archive)), directory))
-            prepared = self._unpack(images, directory, report)
-            return self._commit(images, prepared)
+        with self.receiving() as reception:
+            images = read_images(stage(decompressed(read_chunks(archive)), reception.workspace))
+            for image in images:
+                self._unpack(image, reception, report)
+            return reception.admit(images)
 
-    def _unpack(self, images: Sequence[Incoming], workspace: Path, report: Report) -> Sequence[Prepared]:
-        """Unpacks the layers that have no snapshot yet."""
-        wanted: dict[str, tuple[StagedBlob, str, str]] = {}
-        for image in images:
-            diff_ids = decode_config(image.config).rootfs.diff_ids
-            chains = chain_ids(diff_ids)
-            for layer, diff_id, chain, parent in zip(image.layers, diff_ids, chains, ("", *chains), strict=False):
-                if self._snapshots.find(chain) is None:
-                    wanted[chain] = (layer, diff_id, parent)
-        # One after the other: two threads take turns at the interpreter lock, which measured no faster.
-        return [self._prepare(*layer, workspace, report) for layer in wanted.values()]
+    @contextmanager
+    def receiving(self) -> Iterator[Reception]:
+        """Where images come in from a registry or an archive; see `labkit.images.receiving`."""
+        try:
+            with self._emptied() as workspace, Reception(self._stores, workspace) as reception:
+                yield reception
+        except BaseException:
+            with self._emptied() as grave, self._lock:
+                self._discard_garbage(grave)  # what nothing could be removed of while it was held
+            raise
 
-    def _prepare(self, layer: StagedBlob, diff_id: str, parent: str, workspace: Path, report: Report) -> Prepared:
-        """One layer, from its blob. Of a layer that is not compressed the digest is known, and not computed again."""
-        with open(layer.path, "rb") as file:
-            compressed = compression_of(file.read(8))
-            chunks = counted(file_chunks(file.fileno()), report, "Loading layer", short_id(diff_id), layer.size)
-            tar = decompressed(chunks)
-            return self._snapshots.prepare(tar, workspace, parent, diff_id, "" if compressed else layer.digest)
+    def _unpack(self, image: Incoming, reception: Reception, report: Report) -> None:
+        """Unpacks the layers that have no snapshot yet.
+
+        One after the other: two threads take turns at the interpreter lock, which measured no faster.
+        """
+        diff_ids = decode_config(image.config).rootfs.diff_ids
+        chains = chain_ids(diff_ids)
+        for layer, diff_id, chain, parent in zip(image.layers, diff_ids, chains, ("", *chains), strict=False):
+            if not reception.has_snapshot(chain):
+                with open(layer.path, "rb") as file:
+                    raw = file_chunks(file.fileno())
+                    chunks = counted(raw, report, "Loading layer", short_id(diff_id), layer.size)
+                    reception.unpack(decompressed(chunks), chain, parent, diff_id, layer.tar_digest())
 
     def _commit(self, images: Sequence[Incoming], prepared: Sequence[Prepared]) -> Sequence[str]:
         """Makes images visible: syncs, renames blobs and snapshots to their names, then writes the index."""
@@ -232,7 +243,7 @@ class ImageStore:
                 self._discard_garbage(grave)
 
     def _discard_garbage(self, grave: Path) -> set[str]:
-        """Takes away all blobs and snapshots that no record needs; the chain IDs of these snapshots.
+        """Takes away all blobs and snapshots that no record and no reception needs; the chain IDs of these snapshots.
 
         Nothing, while an image is so damaged that it can't be known what it needs.
         """
@@ -243,8 +254,9 @@ class ImageStore:
             return set()
         with disk_errors(f"removing what nothing needs from {self._root}"):
             for digest in set(self._content.digests()) - blobs:
-                self._content.remove(digest)
-            unused = set(self._snapshots.chain_ids()) - chains
+                if digest not in self._pins:
+                    self._content.remove(digest)
+            unused = {chain for chain in set(self._snapshots.chain_ids()) - chains if chain not in self._pins}
             for chain in unused:
                 self._snapshots.discard(chain, grave)
             return unused
@@ -289,8 +301,9 @@ class ImageStore:
 
     def _restore(self, layer: StagedBlob, diff_id: str, parent: str) -> None:
         """Unpacks a layer again whose snapshot is missing: another tool put the image into the layout."""
-        with self._emptied() as directory, disk_errors(f"reading layer {layer.digest}"):
-            prepared = self._prepare(layer, diff_id, parent, directory, silent)
+        with self._emptied() as directory, disk_errors(f"reading layer {layer.digest}"), open(layer.path, "rb") as file:
+            tar = decompressed(file_chunks(file.fileno()))
+            prepared = self._snapshots.prepare(tar, directory, parent, diff_id, layer.tar_digest())
             sync_filesystem(directory)
             self._snapshots.adopt(prepared)
 
