@@ -1,0 +1,1 @@
+"""labkit's own registry: what Docker Hub and the Distribution project's `registry` are, over OCI image layouts."""
