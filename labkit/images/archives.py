@@ -86,13 +86,17 @@ class Staged:
 
 @dataclass(frozen=True)
 class Incoming:
-    """An image that is about to enter the store: its documents, the blobs of its layers, and names for it."""
+    """An image that is about to enter the store: its documents, the blobs of its layers, and names for it.
+
+    `parent` is the ID of the image that it was made from here, if it was.
+    """
 
     config: bytes
     manifest: bytes
     manifest_type: str
     layers: tuple[StagedBlob, ...]
     references: tuple[Reference, ...]
+    parent: str = ""
 
 
 class _DockerImage(msgspec.Struct, frozen=True, rename="pascal"):

@@ -21,6 +21,7 @@ from labkit.images import inspecting, saving
 from labkit.images.archives import Incoming, StagedBlob, make_manifest, read_images, stage
 from labkit.images.catalog import Catalog, with_name
 from labkit.images.changes import apply_changes
+from labkit.images.committing import Commit, committed
 from labkit.images.content import ContentStore, sync_directory, sync_filesystem, write_durably
 from labkit.images.faults import disk_errors
 from labkit.images.image import Image, short_id
@@ -173,7 +174,7 @@ class ImageStore:
             self._content.write(image.config, OCI_CONFIG)
             manifest = self._content.write(image.manifest, image.manifest_type)
         for reference in image.references or (None,):
-            records = with_name(records, manifest, reference, now() if reference else "")
+            records = with_name(records, manifest, reference, now() if reference else "", image.parent)
         return identifier, records
 
     def import_(
@@ -198,6 +199,22 @@ class ImageStore:
             image = Incoming(config, *make_manifest(config, layers), layers, (reference,) if reference else ())
             self._commit([image], [prepared])
             return digest_of(config)
+
+    def commit(self, parent: Image, layer: Iterator[bytes], commit: Commit, reference: Reference | None) -> str:
+        """Makes an image of its parent and one more layer (a tar); returns its ID. One that is empty is left out.
+
+        Raises NotFound if the parent has gone.
+        """
+        with self.receiving() as reception:
+            held = [reception.has_snapshot(chain) for chain in parent.chain_ids]
+            if not all((*held, *(reception.blob(blob.digest) for blob in parent.layers))):
+                raise NotFound(f"No such image: {parent.id}")
+            path, below = reception.workspace / "layer", parent.chain_ids[-1] if held else ""
+            with open(path, "xb", buffering=0) as file:
+                prepared = self._snapshots.prepare(written_to(file, layer), reception.workspace, below)
+            image = committed(parent, commit, prepared.snapshot.diff_id, path, reference, now())
+            self._commit([image], [prepared] if image.layers else [])
+            return digest_of(image.config)
 
     def tag(self, image: Image, reference: Reference) -> None:
         """Gives an image another name; an image that had it loses it."""
