@@ -132,16 +132,20 @@ class Session:
         headers: dict[str, str] | None = None,
         body: Body = None,
         repeatable: bool = True,
+        proven: bool = True,
     ) -> Answer:
         """The answer of the first endpoint that has one. `path` may be a URL that it gave before.
+
+        Without authorization, whatever the endpoint asks for, unless it is to be `proven` who asks.
 
         Raises Unreachable, Broken, Unauthorized, Forbidden; Unavailable when cancelled.
         """
         for number in range(self._current, len(self._places)):
             place, last = self._places[number], number == len(self._places) - 1
             url = path if "://" in path else place.endpoint.url + path
+            request = Request(method, url, purpose, dict(headers or {}), body, repeatable)
             try:
-                answer = place.ask(Request(method, url, purpose, dict(headers or {}), body, repeatable), scopes)
+                answer = place.ask(request, scopes) if proven else place.transport.send(request)
             except LabkitError as error:
                 self.cancelled.check()
                 away = isinstance(error, Unreachable | Broken) and not place.transport.answered
