@@ -15,18 +15,21 @@ from collections.abc import Callable
 
 import uvloop
 
-from labkit.api import containers, exec, hub, images, system, traces
+from labkit.api import commit, containers, exec, hub, images, system, traces, transfers
 from labkit.api.http import Route, Server
 from labkit.engine.engine import Engine
 from labkit.engine.settings import Settings
 from labkit.errors import Forbidden, InvalidParameter, LabkitError
+from labkit.registry.endpoints import Settings as Registries
 
 log = logging.getLogger("labkit.daemon")
 MODULES: tuple[Callable[[Engine], list[Route]], ...] = (
     system.routes,
     containers.routes,
+    commit.routes,
     exec.routes,
     images.routes,
+    transfers.routes,
     hub.routes,
     traces.routes,
 )
@@ -41,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     add("-p", "--pidfile", default="", help="file for the daemon's process ID (default: EXEC_ROOT/labkit.pid)")
     add("--cgroup-parent", default="labkit", help="cgroup below which containers are put")
     add("--live-restore", action="store_true", help="let containers run on when the daemon ends")
+    add("--registry-mirror", action="append", default=[], metavar="URL", help="ask this mirror before Docker Hub")
+    add("--insecure-registry", action="append", default=[], metavar="HOST|CIDR", help="do without (verified) TLS there")
     add("-l", "--log-level", default="info", choices=("debug", "info", "warn", "error"), help="how much to log")
     add("--ready-fd", type=int, default=-1, help="descriptor to write `ready` to when the daemon listens")
     return found
@@ -58,6 +63,7 @@ def main(argv: list[str]) -> int:
         os.path.abspath(options.exec_root),
         options.cgroup_parent.strip("/"),
         options.live_restore,
+        Registries(tuple(options.registry_mirror), tuple(options.insecure_registry)),
     )
     pidfile = options.pidfile or os.path.join(settings.exec_root, "labkit.pid")
     hosts = options.host or [f"unix://{settings.exec_root}/labkit.sock"]

@@ -6,40 +6,28 @@ Store calls run on threads: they read and write disks. Events are published here
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
+from labkit.api import transfers
+from labkit.api.downloads import threaded
 from labkit.api.filtering import ImageSummary, select, summaries
 from labkit.api.http import Request, Response, Route, Stream, json_response
-from labkit.api.uploads import Message, Upload, begun, line, with_upload
-from labkit.errors import InvalidParameter, NotFound, NotImplementedByLabkit
+from labkit.api.uploads import Message, Upload, begun, with_upload
+from labkit.errors import InvalidParameter, NotImplementedByLabkit
 from labkit.images.changes import apply_changes
 from labkit.images.image import Image
 from labkit.images.manifests import ContainerConfig, parse_platform
 from labkit.images.progress import Report, silent
-from labkit.images.references import Reference, parse, parse_repository
+from labkit.images.references import parse_repository
 from labkit.images.removal import ContainerUse, Removed
-from labkit.images.saving import Archive
-from labkit.images.store import ImageStore
 
 _TAR = "application/x-tar"
 
 
-class Publisher(Protocol):
-    """Where events go."""
-
-    def publish(self, kind: str, action: str, identity: str, attributes: dict[str, str], /) -> None:
-        """Tells all who listen."""
-
-
-class Engine(Protocol):
+class Engine(transfers.Engine, Protocol):
     """What these routes need of the engine."""
 
-    @property
-    def images(self) -> ImageStore: ...
-    @property
-    def events(self) -> Publisher: ...
     def containers_using(self, image: str, /) -> Sequence[ContainerUse]: ...
 
 
@@ -123,23 +111,7 @@ async def save(engine: Engine, request: Request) -> Stream:
     if not names:
         raise InvalidParameter("no images to save: names is empty")
     pieces = await asyncio.to_thread(engine.images.save, names)
-    return Stream(_pieces(pieces), _TAR)
-
-
-async def _pieces(pieces: Archive) -> AsyncIterator[bytes]:
-    """The iterator's pieces, each made on a thread; it is closed only when no thread is in it any more."""
-    step: asyncio.Future[bytes | None] | None = None
-    try:
-        while True:
-            step = asyncio.ensure_future(asyncio.to_thread(next, pieces, None))
-            piece = await asyncio.shield(step)
-            if piece is None:
-                return
-            yield piece
-    finally:
-        if step and not step.done():
-            await asyncio.wait([step])
-        await asyncio.to_thread(pieces.close)
+    return Stream(threaded(pieces), _TAR)
 
 
 async def load(engine: Engine, request: Request) -> Stream:
@@ -166,7 +138,7 @@ async def load(engine: Engine, request: Request) -> Stream:
 async def create(engine: Engine, request: Request) -> Stream:
     """POST /images/create (`ImageCreate`): pull, or import of a root filesystem."""
     if request.text("fromImage"):
-        return _pull(engine, request)
+        return await transfers.pull(engine, request)
     source = request.text("fromSrc")
     if source != "-":
         raise NotImplementedByLabkit(f"labkit imports from the request's body only (fromSrc=-), not from {source!r}")
@@ -188,27 +160,3 @@ async def _import(engine: Engine, request: Request) -> Stream:
         yield {"status": identifier}
 
     return Stream(with_upload(await begun(request.chunks()), work, results))
-
-
-def _pull(engine: Engine, request: Request) -> Stream:
-    """Answers for an image that is here as for one that is up to date; there are no registries yet."""
-    reference = parse(request.text("fromImage"))
-    if tag_or_digest := request.text("tag"):
-        part = "digest" if ":" in tag_or_digest else "tag"
-        reference = parse(str(replace(reference, **{part: tag_or_digest})))
-    reference = reference.tagged()
-    try:
-        image = engine.images.resolve(str(reference))
-    except NotFound as error:
-        raise NotImplementedByLabkit(
-            f"labkit can't pull {reference.familiar} from a registry yet: "
-            "bring it in with `docker load`, `docker import` or `labkit hub build`"
-        ) from error
-    _publish(engine, "pull", image, reference.familiar)
-    return Stream(_up_to_date(image, reference))
-
-
-async def _up_to_date(image: Image, reference: Reference) -> AsyncIterator[bytes]:
-    yield line({"status": f"Pulling from {reference.path}", "id": reference.tag or reference.digest})
-    yield line({"status": f"Digest: {image.manifest.digest}"})
-    yield line({"status": f"Status: Image is up to date for {reference.familiar}"})

@@ -152,7 +152,11 @@ def line(message: Message) -> bytes:
 
 def progress_message(progress: Progress) -> Message:
     """A progress report in Docker's form, with the bar that clients without a bar of their own print."""
+    if progress.aux is not None:
+        return {"progressDetail": {}, "aux": progress.aux}
     message: Message = {"status": progress.status}
+    if progress.message:
+        return message | ({"id": progress.id} if progress.id else {})
     if progress.current or progress.total:
         detail = {"current": progress.current} | ({"total": progress.total} if progress.total else {})
         message |= {"progressDetail": detail, "progress": _bar(progress)}

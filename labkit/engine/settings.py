@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from labkit.registry.endpoints import DEFAULT
+from labkit.registry.endpoints import Settings as Registries
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -14,6 +17,7 @@ class Settings:
     exec_root: str = "/run/labkit"
     cgroup_parent: str = "labkit"
     live_restore: bool = False
+    registries: Registries = DEFAULT
 
     @property
     def containers(self) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from labkit.plan import Plan, Record
+from labkit.registry.exchange import Exchange
+from labkit.registry.transfers import Transfer
 from labkit.trace import Call, TraceContext
 
 KEPT = 200
@@ -44,6 +46,17 @@ class PlanSpan:
     exec_at: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class TransferSpan:
+    """A pull or push that was made. Times are nanoseconds since the epoch."""
+
+    context: TraceContext
+    transfer: Transfer
+    began: int
+    ended: int
+    error: str = ""
+
+
 @dataclass(slots=True)
 class Trace:
     """All that happened under one trace ID, in the order in which it ended."""
@@ -51,6 +64,7 @@ class Trace:
     trace_id: str
     requests: list[RequestSpan] = field(default_factory=list)
     plans: list[PlanSpan] = field(default_factory=list)
+    transfers: list[TransferSpan] = field(default_factory=list)
 
 
 class Traces:
@@ -65,6 +79,9 @@ class Traces:
     def plan(self, span: PlanSpan) -> None:
         self._trace(span.context.trace_id).plans.append(span)
 
+    def transfer(self, span: TransferSpan) -> None:
+        self._trace(span.context.trace_id).transfers.append(span)
+
     def _trace(self, trace_id: str) -> Trace:
         trace = self._kept.setdefault(trace_id, Trace(trace_id))
         self._kept.move_to_end(trace_id)
@@ -76,8 +93,8 @@ class Traces:
         return self._kept.get(trace_id)
 
     def last(self) -> Trace | None:
-        """The most recent trace that did something to the machine, else the most recent one."""
-        acted = next((trace for trace in reversed(self._kept.values()) if trace.plans), None)
+        """The most recent trace that did something to the machine or moved an image, else the most recent one."""
+        acted = next((trace for trace in reversed(self._kept.values()) if trace.plans or trace.transfers), None)
         return acted or next(reversed(self._kept.values()), None)
 
     def about(self, subject: str) -> list[Trace]:
@@ -105,7 +122,31 @@ def to_json(trace: Trace) -> dict[str, Any]:
             for span in trace.requests
         ],
         "plans": [_plan_to_json(span) for span in trace.plans],
+        "transfers": [_transfer_to_json(span) for span in trace.transfers],
     }
+
+
+def _transfer_to_json(span: TransferSpan) -> dict[str, Any]:
+    transfer = span.transfer
+    return {
+        "span_id": span.context.span_id,
+        "parent_id": span.context.parent_id,
+        "verb": transfer.verb,
+        "reference": transfer.reference,
+        "began": span.began,
+        "ended": span.ended,
+        "error": span.error,
+        "rate_limit": transfer.rate_limit,
+        "times": dict(transfer.times),
+        "exchanges": [_exchange_to_json(exchange) for exchange in list(transfer.exchanges)],
+        "blobs": [asdict(blob) for blob in transfer.blobs],
+    }
+
+
+def _exchange_to_json(exchange: Exchange) -> dict[str, Any]:
+    found = asdict(exchange)
+    found.pop("context")
+    return found
 
 
 def _plan_to_json(span: PlanSpan) -> dict[str, Any]:

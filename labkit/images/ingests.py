@@ -40,7 +40,7 @@ class Ingest:
         self._written = 0
         self._generation = 0
         self._changed = threading.Condition()
-        self._downloading = threading.Lock()
+        self._busy = False
         with disk_errors(f"storing {descriptor.digest}"):
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._fd = os.open(path, flags, 0o600)
@@ -49,13 +49,13 @@ class Ingest:
     def close(self) -> None:
         os.close(self._fd)
 
-    def download(self, source: Source, begun: Callable[[int], None]) -> None:
+    def download(self, source: Source, begun: Callable[[int], None], check: Callable[[], None]) -> None:
         """Make the blob complete from a source; `begun` is told the offset at which it starts.
 
-        Waits while another thread does the same. Raises what the source raises, and InvalidParameter for bytes that
-        are not the blob's: these are thrown away.
+        Waits while another thread does the same, and calls `check` then as `chunks` does. Raises what the source
+        raises, and InvalidParameter for bytes that are not the blob's: these are thrown away.
         """
-        with self._downloading, disk_errors(f"storing {self.descriptor.digest}"):
+        with self._alone(check), disk_errors(f"storing {self.descriptor.digest}"):
             if self.complete:
                 return
             self._take_up()
@@ -64,6 +64,21 @@ class Ingest:
                 for chunk in source(self._written):
                     self._write(chunk)
             self._verify()
+
+    @contextmanager
+    def _alone(self, check: Callable[[], None]) -> Iterator[None]:
+        """Be the one that writes."""
+        with self._changed:
+            while self._busy:
+                check()
+                self._changed.wait()
+            self._busy = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
 
     def _take_up(self) -> None:
         """Hash what is there from an earlier try."""

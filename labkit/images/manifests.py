@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform as host
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -199,24 +200,33 @@ def parse_platform(text: str) -> Platform:
 
 
 def choose(candidates: tuple[Descriptor, ...], wanted: Platform) -> Descriptor | None:
-    """The manifest (or nested index) for a platform; one that names no platform will do where none matches."""
-    for descriptor in candidates:
-        found = descriptor.platform
-        if found and (found.os, found.architecture) == (wanted.os, wanted.architecture):
-            return descriptor
-    return next((descriptor for descriptor in candidates if descriptor.platform is None), None)
+    """The manifest (or nested index) for a platform, best of its variant; else one that names no platform."""
+    fitting = [one for one in candidates if one.platform and _runs(one.platform, wanted)]
+    exact = (one for one in fitting if one.platform and one.platform.variant == wanted.variant)
+    unnamed = (one for one in candidates if one.platform is None)
+    return next(chain(exact, fitting, unnamed), None)
 
 
-def resolve_platform(descriptor: Descriptor, read: Callable[[Descriptor], bytes]) -> Descriptor:
-    """The manifest for this machine that a descriptor leads to, through indexes. Raises InvalidParameter."""
+def _runs(platform: Platform, wanted: Platform) -> bool:
+    return (platform.os, platform.architecture) == (wanted.os, wanted.architecture)
+
+
+def resolve_platform(
+    descriptor: Descriptor, read: Callable[[Descriptor], bytes], wanted: Platform | None = None
+) -> Descriptor:
+    """The manifest for a platform (this machine's) that a descriptor leads to, through indexes.
+
+    Raises InvalidParameter, and NotFound if there is none.
+    """
+    wanted = wanted or host_platform()
     for _ in range(_NESTING):
         if descriptor.media_type in MANIFESTS:
             return descriptor
         if descriptor.media_type not in INDEXES:
             raise InvalidParameter(f"invalid image: {descriptor.digest} has the media type {descriptor.media_type!r}")
-        wanted = host_platform()
         chosen = choose(decode(read(descriptor), Index, "image index").manifests, wanted)
         if chosen is None:
-            raise NotFound(f"no matching manifest for {wanted.os}/{wanted.architecture} in the manifest list entries")
+            name = "/".join(filter(None, (wanted.os, wanted.architecture, wanted.variant)))
+            raise NotFound(f"no matching manifest for {name} in the manifest list entries")
         descriptor = chosen
     raise InvalidParameter(f"invalid image: more than {_NESTING} image indexes within each other")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from labkit.errors import InvalidParameter, NotFound
+from labkit.errors import Conflict, InvalidParameter, NotFound
 from labkit.images import inspecting, saving
 from labkit.images.archives import Incoming, StagedBlob, make_manifest, read_images, stage
 from labkit.images.catalog import Catalog, with_name
@@ -169,6 +169,8 @@ class ImageStore:
         identifier = digest_of(image.config)
         manifest = self._catalog.manifest_of(identifier)
         if manifest is None:
+            if len(image.layers) != len(decode_config(image.config).rootfs.diff_ids):
+                raise Conflict(f"image {short_id(identifier)} was removed while it was being pulled: pull it again")
             for layer in image.layers:
                 self._content.adopt(layer.path, layer.digest)
             self._content.write(image.config, OCI_CONFIG)

@@ -1,0 +1,147 @@
+"""The routes that talk to registries: pull, push, login, search, distribution (moby `api/server/router`).
+
+What speaks to a registry runs on threads and is imported with the first request that needs it: its HTTP client is
+half as big as the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from labkit.api.http import Request, Route, Stream
+from labkit.api.uploads import Message, messages
+from labkit.engine.settings import Settings
+from labkit.engine.traces import Traces, TransferSpan
+from labkit.errors import LabkitError
+from labkit.images.manifests import parse_platform
+from labkit.images.progress import Report
+from labkit.images.references import Reference, parse
+from labkit.images.store import ImageStore
+from labkit.registry.cancelling import Cancelled
+from labkit.registry.credentials import decode_auth
+from labkit.registry.transfers import Transfer
+
+if TYPE_CHECKING:
+    from labkit.registry.repository import Repository
+
+T = TypeVar("T")
+
+
+class Publisher(Protocol):
+    """Where events go."""
+
+    def publish(self, kind: str, action: str, identity: str, attributes: dict[str, str], /) -> None: ...
+
+
+class Engine(Protocol):
+    """What these routes need of the engine."""
+
+    @property
+    def images(self) -> ImageStore: ...
+    @property
+    def events(self) -> Publisher: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def traces(self) -> Traces: ...
+
+
+def routes(engine: Engine) -> list[Route]:
+    """The routes of this module; a pull is a case of `POST /images/create`, which `labkit.api.images` has."""
+    return []
+
+
+async def pull(engine: Engine, request: Request) -> Stream:
+    """POST /images/create?fromImage=… (`ImageCreate`): one tag or digest, or all tags of a repository."""
+    reference = _reference(request.text("fromImage"), request.text("tag"))
+    platform = parse_platform(request.text("platform")) if request.text("platform") else None
+
+    def work(repository: Repository, report: Report, transfer: Transfer) -> bool:
+        from labkit.registry.pulling import pull as pull_one
+
+        single = reference.tag or reference.digest
+        tags = [] if single else [replace(reference, tag=tag) for tag in repository.tags()]
+        newer = False
+        for one in tags or [reference]:
+            newer |= pull_one(engine.images, repository, one, platform, report, transfer).newer
+        return newer
+
+    def results(newer: bool) -> Iterable[Message]:
+        attributes = {"name": reference.familiar_name}
+        engine.events.publish("image", "pull", reference.familiar, attributes)
+        done = "Downloaded newer image" if newer else "Image is up to date"
+        yield {"status": f"Status: {done} for {reference.familiar}"}
+
+    return await _transfer(engine, request, "pull", reference, work, results)
+
+
+def _reference(name: str, tag_or_digest: str) -> Reference:
+    """The reference of the parameters `fromImage` and `tag`."""
+    reference = parse(name)
+    if not tag_or_digest:
+        return reference
+    part = "digest" if ":" in tag_or_digest else "tag"
+    return parse(str(replace(reference, **{part: tag_or_digest})))
+
+
+async def _transfer(
+    engine: Engine,
+    request: Request,
+    verb: str,
+    reference: Reference,
+    work: Callable[[Repository, Report, Transfer], T],
+    results: Callable[[T], Iterable[Message]],
+) -> Stream:
+    """Work with a repository on a thread, as a stream of its progress; it is ended when the client goes.
+
+    What goes wrong before the first message gets an answer with its own status.
+    """
+    credentials = decode_auth(request.headers.get("x-registry-auth", ""))
+    cancelled, context, transfer = Cancelled(), request.context.child(), Transfer(verb, reference.familiar)
+
+    def on_thread(report: Report) -> T:
+        from labkit.registry.repository import Repository
+
+        began, error = time.time_ns(), ""
+        settings, observe = engine.settings.registries, transfer.exchanges.append
+        try:
+            with Repository(
+                reference, settings, credentials, observe, cancelled, context, push=verb == "push"
+            ) as repository:
+                return work(repository, report, transfer)
+        except LabkitError as raised:
+            error = str(raised)
+            raise
+        finally:
+            engine.traces.transfer(TransferSpan(context, transfer, began, time.time_ns(), error))
+
+    lines = messages(on_thread, results)
+    first = await _first(lines, request, cancelled)
+    return Stream(_rest(first, lines, cancelled))
+
+
+async def _first(lines: AsyncGenerator[bytes, None], request: Request, cancelled: Cancelled) -> bytes:
+    """The first line, or what went wrong instead. A client that goes before doesn't want it any more."""
+    step = asyncio.ensure_future(anext(lines))
+    gone = asyncio.ensure_future(request.gone.wait())
+    try:
+        await asyncio.wait((step, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not step.done():
+            cancelled.cancel()
+        return await step
+    finally:
+        gone.cancel()
+
+
+async def _rest(first: bytes, lines: AsyncGenerator[bytes, None], cancelled: Cancelled) -> AsyncIterator[bytes]:
+    try:
+        yield first
+        async for line in lines:
+            yield line
+    finally:
+        cancelled.cancel()
+        await lines.aclose()
