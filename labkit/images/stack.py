@@ -105,6 +105,11 @@ class LayerStack:
         """What the topmost layer alone has, whiteouts and opaque directories too, in the same order."""
         return self._walk([0], True)
 
+    def is_copy(self, directory: Node) -> bool:
+        """Whether a directory of the topmost layer has the mode and owner that it has in the layers below."""
+        below = self._find(os.fsdecode(directory.path), list(range(1, len(self._roots))))
+        return below is not None and _mode_and_owner(below.status) == _mode_and_owner(directory.status)
+
     def _walk(self, layers: list[int], marks: bool) -> Iterator[Node]:
         pending = [(b"", _Merged(os.fstat(self._roots[0]), layers))]
         while pending:
@@ -145,8 +150,13 @@ class LayerStack:
 
     def find(self, path: str) -> Node | None:
         """The file that a path leads to from the root, through links; None if there is none."""
+        return self._find(path, list(range(len(self._roots))))
+
+    def _find(self, path: str, layers: list[int]) -> Node | None:
+        if not layers:
+            return None
         rest = [os.fsencode(part) for part in reversed(path.split("/"))]
-        root = Node(b"", 0, os.fstat(self._roots[0])), list(range(len(self._roots)))
+        root = Node(b"", layers[0], os.fstat(self._roots[layers[0]])), layers
         places = [root]  # the directories on the way, each with the layers that make it up
         node, links = root[0], 0
         while rest:
@@ -212,3 +222,7 @@ def _merge(found: dict[bytes, _Merged], name: bytes, status: os.stat_result, ind
         present.layers.append(index)
     else:
         present.open = False
+
+
+def _mode_and_owner(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_mode, status.st_uid, status.st_gid

@@ -44,20 +44,24 @@ def root_tar(stack: LayerStack) -> Iterator[bytes]:
     return _pieces(_tar(stack, stack.walk()))
 
 
-def layer_tar(stack: LayerStack, hidden: frozenset[bytes] = frozenset()) -> Iterator[bytes]:
+def layer_tar(stack: LayerStack, mount_points: frozenset[bytes] = frozenset()) -> Iterator[bytes]:
     """The tar of what the topmost layer changes, in pieces: what `docker commit` makes a layer of.
 
-    `hidden` are the paths of mount points: empty files and directories there are the runtime's, and are left out.
+    Empty files and directories at `mount_points` are the runtime's, and are left out with the copies of lower
+    directories that it made for them: dockerd keeps these in a layer of their own.
     """
     found = list(stack.changes())
-    parents = {node.path.rpartition(b"/")[0] for node in found if node.path not in hidden}
-    return _pieces(_tar(stack, (node for node in found if node.path not in hidden or not _is_bare(node, parents))))
+    own = [node for node in found if node.path not in mount_points]
+    used = {node.path.rpartition(b"/")[0] for node in own}
+    touched = {path.rpartition(b"/")[0] for path in mount_points} - used
 
+    def is_runtimes(node: Node) -> bool:
+        if stat.S_ISDIR(node.status.st_mode):
+            bare = node.path not in used and not node.opaque
+            return bare and (node.path in mount_points or (node.path in touched and stack.is_copy(node)))
+        return node.path in mount_points and stat.S_ISREG(node.status.st_mode) and not node.status.st_size
 
-def _is_bare(node: Node, parents: set[bytes]) -> bool:
-    if stat.S_ISDIR(node.status.st_mode):
-        return node.path not in parents
-    return stat.S_ISREG(node.status.st_mode) and not node.status.st_size
+    return _pieces(_tar(stack, (node for node in found if not is_runtimes(node))))
 
 
 def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:

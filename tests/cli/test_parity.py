@@ -81,6 +81,16 @@ exec -e A=b -w /tmp web sh -c 'echo $A; pwd'
 exec -t web sh -c 'test -t 1; echo $?'
 exec web
 save nosuch
+commit nosuch
+commit -c 'RUN x' gone
+commit gone x@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
+commit
+export nosuch
+export -o /nosuch/x gone
+export -o /dev gone
+export -o /dev/null gone
+save -o /nosuch/x labbb
+save -o /dev/null labbb
 import nosuchfile
 version --format '{{.Server.Version}}'
 info --format '{{.ServerVersion}} {{.NCPU}}'
@@ -129,7 +139,7 @@ run --pid foo labbb
 """
 
 HELPS = """
-ps inspect stop kill restart wait rm logs attach rename top pause unpause port tag load save import
+commit export ps inspect stop kill restart wait rm logs attach rename top pause unpause port tag load save import
 history pull info events
 """
 

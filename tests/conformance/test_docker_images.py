@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import socket
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from tests.images.tars import docker_archive, member, tar
@@ -27,3 +35,101 @@ def test_a_container_on_127_layers(daemon: Daemon) -> None:
     )
     assert seen.split() == ["126", "1251"]
     daemon.docker("rmi", "deep")
+
+
+@pytest.fixture
+def changed(daemon: Daemon) -> Iterator[str]:
+    """A container that has run, and has changed files of its image; the image that a test makes goes after it."""
+    script = "echo hi > /new; rm /etc/passwd; mkdir /d; chmod 700 /root; rm -r /tmp; mkdir /tmp; ln /new /d/linked"
+    daemon.docker("run", "--name", "changed", "--network", "none", "-e", "X=1", "busybox", "sh", "-c", script)
+    yield "changed"
+    daemon.docker("rm", "-f", "changed")
+    daemon.docker("rmi", "-f", *daemon.out("images", "-q", "made").split(), check=False)
+
+
+def test_commit(daemon: Daemon, changed: str) -> None:
+    flags = ["-m", "why", "-a", "me <me@example.org>", "-c", "ENV Y=2", "-c", 'CMD ["cat","/new"]']
+    identity = daemon.out("commit", *flags, changed, "made:1")
+    assert daemon.out("run", "--rm", "--network", "none", "made:1") == "hi"
+    seen = "env | grep -c [XY]=; ls /etc/passwd; ls /tmp | wc -l; stat -c %a%h /root /new; hostname | wc -c"
+    assert daemon.out("run", "--rm", "--network", "none", "made:1", "sh", "-c", seen + "; true").split() == [
+        "2",
+        "0",
+        "7001",
+        "6442",
+        "13",
+    ]
+    found = json.loads(daemon.out("image", "inspect", "made:1"))[0]
+    container = daemon.inspect(changed)
+    assert (found["Id"], found["Author"], found["Comment"]) == (identity, "me <me@example.org>", "why")
+    assert found["Parent"] == container["Image"]
+    assert found["Config"] == container["Config"] | {"Env": ["X=1", "Y=2"], "Cmd": ["cat", "/new"]}
+    steps = daemon.out("history", "--no-trunc", "--format", "{{.ID}} {{.CreatedBy}} {{.Size}} {{.Comment}}", "made:1")
+    assert steps.splitlines()[0] == f"{identity} sh -c {container['Config']['Cmd'][2]} 3B why"
+
+
+def test_a_commit_of_nothing_has_no_layer(daemon: Daemon) -> None:
+    daemon.docker("run", "--name", "idle", "--network", "none", "busybox", "true")
+    daemon.docker("commit", "idle", "made:1")
+    layers = [daemon.out("image", "inspect", "-f", "{{.RootFS.Layers}}", name) for name in ("busybox", "made:1")]
+    assert layers[0] == layers[1]
+    daemon.docker("rm", "idle")
+    daemon.docker("rmi", "made:1")
+
+
+def test_a_running_container_is_frozen_while_it_is_read(daemon: Daemon) -> None:
+    daemon.docker("run", "-d", "--name", "busy", "--network", "none", "busybox", "sleep", "1000")
+    daemon.docker("commit", "busy", "made:1")
+    daemon.docker("commit", "--pause=false", "busy", "made:2")
+    assert daemon.inspect("busy")["State"]["Status"] == "running"
+    until = ["--since", "1m", "--until", f"{time.time():.6f}"]
+    events = daemon.out("events", *until, "-f", "container=busy", "--format", "{{.Action}}")
+    assert events.splitlines()[-4:] == ["pause", "commit", "unpause", "commit"]
+    daemon.docker("pause", "busy")
+    daemon.docker("commit", "busy", "made:3")
+    assert daemon.inspect("busy")["State"]["Status"] == "paused"
+    daemon.docker("rm", "-f", "busy")
+    daemon.docker("rmi", "made:1", "made:2", "made:3")
+
+
+def test_what_commit_refuses(daemon: Daemon, changed: str) -> None:
+    for words, message in {
+        ("nosuch",): "No such container: nosuch",
+        ("-c", "RUN x", changed): "run is not a valid change command",
+    }.items():
+        assert message in daemon.docker("commit", *words, check=False).stderr.decode()
+    status, answer = daemon.request("POST", f"/commit?container={changed}&repo=BAD")
+    assert (status, "must be lowercase" in answer["message"]) == (400, True)
+    assert daemon.request("POST", f"/commit?container={changed}", "no object")[0] == 400
+
+
+@pytest.mark.parametrize("state", ["exited", "running"])
+def test_export(daemon: Daemon, changed: str, state: str, tmp_path: Path) -> None:
+    """The same from a container that runs: what its own mounts cover stays out."""
+    if state == "running":
+        daemon.docker("commit", "-c", "CMD sleep 1000", changed, "made:2")
+        daemon.docker("run", "-d", "--name", "running", "--network", "none", "made:2")
+    name = "running" if state == "running" else changed
+    daemon.docker("export", "-o", str(tmp_path / "out.tar"), name)
+    with tarfile.open(tmp_path / "out.tar") as archive:
+        members = {member.name: member for member in archive}
+    assert {"bin/busybox", "bin/sh", "d", "d/linked", "new", "proc", "etc/hosts", "tmp"} <= members.keys()
+    assert "etc/passwd" not in members
+    assert not [found for found in members if found.startswith(("proc/", "sys/", "dev/"))]
+    assert members["root"].mode == 0o700
+    assert members["new"].islnk()
+    assert members["bin/busybox"].size == Path("/bin/busybox").stat().st_size
+    if state == "running":
+        daemon.docker("rm", "-f", "running")
+    imported = daemon.out("import", str(tmp_path / "out.tar"), "made:3")
+    assert daemon.out("run", "--rm", "--network", "none", imported, "cat", "/new") == "hi"
+
+
+def test_a_client_that_leaves_an_export(daemon: Daemon) -> None:
+    daemon.docker("create", "--name", "left", "--network", "none", "busybox", "true")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
+        client.connect(str(daemon.socket))
+        client.sendall(b"GET /containers/left/export HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+    assert daemon.request("GET", "/containers/nosuch/export") == (404, {"message": "No such container: nosuch"})
+    daemon.docker("rm", "left")

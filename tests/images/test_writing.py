@@ -187,6 +187,17 @@ def test_mount_points_of_the_runtime_are_left_out(tmp_path: Path) -> None:
         assert found.getnames() == ["etc", "etc/mine", "proc", "proc/kept"]
 
 
+@pytest.mark.parametrize(("mode", "left"), [(0o755, []), (0o700, ["etc"])])
+def test_a_directory_that_was_copied_for_a_mount_point(tmp_path: Path, mode: int, left: list[str]) -> None:
+    """It is a change only if somebody changed it."""
+    make(tmp_path / "top", {"etc": plain(kind="directory", mode=mode), "etc/hosts": plain()})
+    make(tmp_path / "base", {"etc": plain(kind="directory", mode=0o755)})
+    with LayerStack([str(tmp_path / "top"), str(tmp_path / "base")]) as stack:
+        archive = b"".join(layer_tar(stack, frozenset((b"etc/hosts",))))
+    with tarfile.open(fileobj=BytesIO(archive)) as found:
+        assert found.getnames() == left
+
+
 def test_the_root_has_an_entry_if_it_is_unusual(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir(mode=0o700)
     os.chown(tmp_path / "one", 5, 6)

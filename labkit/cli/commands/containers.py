@@ -6,6 +6,7 @@ from labkit.cli.commands.container_flags import CREATE_FLAGS, RUN_FLAGS
 from labkit.cli.commands.shared import DETACH_KEYS, FILTER, INSPECT_FORMAT, LIST_FORMAT, NO_TRUNC
 from labkit.cli.grammar import Command, Flag
 
+_COMMIT = "labkit.cli.runners.commit"
 _LIFECYCLE = "labkit.cli.runners.lifecycle"
 _LISTS = "labkit.cli.runners.containers"
 _PROCESSES = "labkit.cli.runners.processes"
@@ -29,6 +30,21 @@ CONTAINER_COMMANDS = (
         1,
         1,
         complete=("running",),
+    ),
+    Command(
+        _names("commit"),
+        "Create a new image from a container's changes",
+        f"{_COMMIT}:commit",
+        "CONTAINER [REPOSITORY[:TAG]]",
+        (
+            Flag("author", "a", "string", 'Author (e.g., "John Hannibal Smith <hannibal@a-team.com>")'),
+            Flag("change", "c", "list", "Apply Dockerfile instruction to the created image"),
+            Flag("message", "m", "string", "Commit message"),
+            Flag("pause", "p", "bool", "Pause container during commit (default true)"),
+        ),
+        1,
+        2,
+        complete=("container", "image"),
     ),
     Command(
         _names("create"),
@@ -63,6 +79,16 @@ CONTAINER_COMMANDS = (
         complete=("running", ""),
         examples=("exec web ps", "exec -it web sh"),
         common=2,
+    ),
+    Command(
+        _names("export"),
+        "Export a container's filesystem as a tar archive",
+        f"{_COMMIT}:export",
+        "CONTAINER",
+        (Flag("output", "o", "string", "Write to a file, instead of STDOUT", complete="file"),),
+        1,
+        1,
+        complete=("container",),
     ),
     Command(
         (("container", "inspect"),),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from labkit.cli.grammar import Invocation, StatusError
 from labkit.cli.references import split_name
 from labkit.cli.session import Session
-from labkit.client.engine import Answer
+from labkit.client.engine import Answer, Query
 
 _PIECE = 1024 * 1024
 
@@ -70,35 +71,59 @@ def _progress_line(message: dict[str, Any], terminal: bool) -> str:
 
 
 def save(session: Session, given: Invocation) -> None:
-    path = given.text("output")
+    names, platform = given.arguments, _platform(given)
+    target = "/images/get" if len(names) > 1 else f"/images/{names[0]}/get"
+    query: Query = {"names": names if len(names) > 1 else None, "platform": platform}
+    write_archive(session, given.text("output"), "failed to save image", target, query)
+
+
+def write_archive(session: Session, path: str, failure: str, target: str, query: Query | None = None) -> None:
+    """Writes the archive that a GET answers into a file, or to standard output where `path` is empty."""
     if not path and not session.streams.takes_archives:
         raise StatusError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
-    names = given.arguments
-    query = {"names": names, "platform": _platform(given)}
-    target = "/images/get" if len(names) > 1 else f"/images/{names[0]}/get"
-    answer = session.client.request("GET", target, query if len(names) > 1 else {"platform": _platform(given)})
+    if path and (problem := _output_problem(path)):
+        raise StatusError(f"{failure}: {problem}")
+    chunks = session.client.request("GET", target, query).chunks()
     if path:
-        _write_file(path, answer.chunks())
+        _write_file(path, chunks)
         return
-    for chunk in answer.chunks():
+    for chunk in chunks:
         session.streams.write(1, chunk)
+
+
+def _output_problem(path: str) -> str:
+    """What keeps an archive from being written there, in docker's words."""
+    directory = os.path.dirname(path) or "."
+    if not os.path.exists(directory):
+        return f"invalid output path: stat {directory}: no such file or directory"
+    kinds = (
+        (os.path.isdir(path), "directory"),
+        (os.path.exists(path) and stat.S_ISCHR(os.stat(path).st_mode), "character device file"),
+        (os.path.exists(path) and stat.S_ISBLK(os.stat(path).st_mode), "device file"),
+    )
+    return next((f"cannot write to a {name}" for found, name in kinds if found), "")
 
 
 def _write_file(path: str, chunks: Iterable[bytes]) -> None:
     """Writes beside the name and renames, so that a failed save leaves no half an archive."""
     directory, name = os.path.split(path)
-    if directory and not os.path.isdir(directory):
-        raise StatusError(f'invalid output path: directory "{directory}" does not exist')
     temporary = os.path.join(directory, f".{name}.{os.getpid()}")
     try:
-        with open(temporary, "xb") as file:
-            file.writelines(chunks)
+        with open(temporary, "xb", buffering=0) as file:
+            for chunk in chunks:
+                _write_all(file, chunk)
         os.replace(temporary, path)
     except OSError as error:
         raise StatusError(f"open {path}: {(error.strerror or '').lower()}") from error
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 def import_(session: Session, given: Invocation) -> None:
