@@ -25,7 +25,7 @@ _PASSWORD_LIMIT = 72  # bytes that bcrypt looks at
 class Passwords:
     """The users of an htpasswd file, which is read again when it has changed.
 
-    Raises InvalidParameter if it is none, Unavailable if there is no bcrypt to check it with.
+    Raises InvalidParameter if it is none, Unavailable if it can't be read or there is no bcrypt to check it with.
     """
 
     def __init__(self, file: Path) -> None:
@@ -67,7 +67,7 @@ class Passwords:
                     self._hashes = read_htpasswd(self._file.read_bytes())
                     self._version = version
             except OSError as error:
-                raise InvalidParameter(f"can't read {self._file}: {error.strerror}") from error
+                raise Unavailable(f"can't read {self._file}: {error.strerror}") from error
 
 
 def read_htpasswd(data: bytes) -> dict[str, bytes]:

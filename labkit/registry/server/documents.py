@@ -47,7 +47,8 @@ class Document(msgspec.Struct, frozen=True, rename="camel"):
     @property
     def kind(self) -> str:
         """The media type, also where the document leaves it out, as OCI's may."""
-        return self.media_type or (OCI_MANIFEST if self.config else OCI_INDEX)
+        shape = OCI_MANIFEST if self.config else OCI_INDEX if self.manifests is not None else ""
+        return self.media_type or shape
 
     @property
     def artifact(self) -> str:

@@ -17,7 +17,7 @@ from labkit.registry.server import blobs
 from labkit.registry.server.access import Passwords
 from labkit.registry.server.application import Registry
 from labkit.registry.server.documents import read_document
-from labkit.registry.server.names import check_digest, check_name, is_digest
+from labkit.registry.server.names import check_digest, check_name, is_digest, is_tag
 from labkit.registry.server.page import page
 from labkit.registry.server.refusals import Refused
 from labkit.registry.server.serving import Answer, Request
@@ -64,6 +64,10 @@ def put_manifest(registry: Registry, request: Request, named: dict[str, str]) ->
     name, reference = check_name(named["name"]), named["reference"]
     data = request.body.read(DOCUMENT_LIMIT)
     document = read_document(data, request.headers.get("Content-Type", ""))
+    if not is_tag(reference) and not is_digest(reference):
+        raise Refused("TAG_INVALID", f"invalid tag: {reference!r}")
+    if document.targets and _known(registry, name) is None:  # a push that is refused makes no repository
+        raise Refused("MANIFEST_BLOB_UNKNOWN", detail={"digest": document.targets[0].digest})
     digest = registry.storage.make(name).put_manifest(reference, document, data)
     headers = [("Location", f"/v2/{name}/manifests/{digest}"), ("Docker-Content-Digest", digest)]
     if document.subject:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from email.message import Message
 from email.utils import formatdate
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -70,15 +71,18 @@ class Answer:
 class Body:
     """The body of a request. `size` is its length in bytes; None if it comes in chunks."""
 
-    def __init__(self, headers: Mapping[str, str], file: BinaryIO, proceed: Callable[[], None]) -> None:
+    def __init__(self, headers: Message, file: BinaryIO, proceed: Callable[[], None]) -> None:
         self._file = file
         self._proceed = proceed
         self.size: int | None = 0
-        if "Transfer-Encoding" in headers:
-            if headers["Transfer-Encoding"].strip().lower() != "chunked" or "Content-Length" in headers:
-                raise Refused("SIZE_INVALID", "the request's length is ambiguous")
+        lengths, encodings = headers.get_all("Content-Length", []), headers.get_all("Transfer-Encoding", [])
+        if len(lengths) + len(encodings) > 1:  # another server on the way might read another one of them
+            raise Refused("SIZE_INVALID", "the request's length is ambiguous")
+        if encodings:
+            if encodings[0].strip().lower() != "chunked":
+                raise Refused("SIZE_INVALID", f"unknown Transfer-Encoding: {encodings[0]!r}")
             self.size = None
-        elif length := headers.get("Content-Length", "").strip():
+        elif length := "".join(lengths).strip():
             if not (length.isascii() and length.isdigit()):
                 raise Refused("SIZE_INVALID", f"invalid Content-Length: {length!r}")
             self.size = int(length)
@@ -137,8 +141,9 @@ class Body:
     def skip(self) -> bool:
         """Reads past what is left, if that is little; whether another request can follow."""
         if not self.complete and self.size is not None and self._left <= _DRAIN:
-            for _ in self:
-                pass
+            with contextlib.suppress(Refused):  # it ends early
+                for _ in self:
+                    pass
         return self.complete
 
 
@@ -149,7 +154,7 @@ class Request:
     method: str
     path: str
     query: Mapping[str, str]
-    headers: Mapping[str, str]
+    headers: Message
     body: Body
 
 
@@ -234,32 +239,33 @@ class Connection(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         with self.server.under_way.one():
-            try:
-                body = Body(self.headers, self.rfile, self._continue)  # type: ignore[arg-type]  # Message maps str to str
-            except Refused as error:
-                self.close_connection = True
-                self._send(refusal(error))
-                return
-            answer = self._answer(body)
-            if self._expects or not body.skip():
-                self.close_connection = True  # whether the client still sends the body can't be known
-            self._send(answer)
-            if self.close_connection:
-                self._linger()
+            self._send(self._answer())
+        if self.close_connection:
+            self._linger()
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _serve
 
-    def _answer(self, body: Body) -> Answer:
-        parts = urlsplit(self.path)
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        request = Request(self.command, unquote(parts.path), query, self.headers, body)  # type: ignore[arg-type]  # as above
+    def _answer(self) -> Answer:
         try:
-            return self.server.application(request)
+            body = Body(self.headers, self.rfile, self._continue)
+        except Refused as error:
+            self.close_connection = True  # where the next request would begin can't be known
+            return refusal(error)
+        try:
+            return self.server.application(self._request(body))
         except Refused as error:
             return refusal(error)
         except LabkitError as error:
             log.error("%s %s: %s", self.command, self.path, error)
             return refusal(Refused("UNKNOWN", str(error), status=error.status))
+        finally:
+            if self._expects or not body.skip():
+                self.close_connection = True  # whether the client still sends the body can't be known
+
+    def _request(self, body: Body) -> Request:
+        parts = urlsplit(self.path)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        return Request(self.command, unquote(parts.path), query, self.headers, body)
 
     def _send(self, answer: Answer) -> None:
         try:

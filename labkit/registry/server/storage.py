@@ -1,7 +1,7 @@
 """Where a registry keeps repositories: each an OCI image layout of its own below one root.
 
 The layout is that of image-spec `image-layout.md`. A blob belongs to a repository if its layout has the file. The same
-blob in several repositories is one inode: a pool of hard links finds it again, so a mount across repositories is link(2).
+blob in several repositories is one inode, found again in a pool of hard links: a mount across repositories is link(2).
 What has a name is whole, verified and on disk. Paths come from requests, so the kernel resolves them beneath the root
 and through no symbolic link (openat2(2)).
 """
@@ -35,7 +35,7 @@ from labkit.registry.server.entries import (
     without_manifest,
     without_tag,
 )
-from labkit.registry.server.names import blob_path, check_name, directory_of, is_digest, is_tag, name_of
+from labkit.registry.server.names import blob_path, check_name, directory_of, is_digest, name_of
 from labkit.registry.server.refusals import Refused
 
 _BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
@@ -279,13 +279,11 @@ class Repository:
     def put_manifest(self, reference: str, document: Document, data: bytes) -> str:
         """Stores a manifest under a tag or its digest, which it returns; what it names must be here.
 
-        Raises Refused: MANIFEST_BLOB_UNKNOWN, DIGEST_INVALID, TAG_INVALID, SIZE_INVALID.
+        Raises Refused: MANIFEST_BLOB_UNKNOWN, DIGEST_INVALID, SIZE_INVALID.
         """
         digest = digest_of(data, reference.partition(":")[0] if is_digest(reference) else "sha256")
         if is_digest(reference) and digest != reference:
             raise Refused("DIGEST_INVALID", detail={"digest": digest})
-        if not is_digest(reference) and not is_tag(reference):
-            raise Refused("TAG_INVALID", f"invalid tag: {reference!r}")
         self._check_targets(document)
         return self.record(reference, document, data, digest)
 
@@ -323,10 +321,10 @@ class Repository:
             self.remove_blob(digest)
 
     def facts(self, digest: str) -> Document | None:
-        """What a manifest says, read once; None if it isn't here, or is none."""
+        """What a manifest says, read once; None if it isn't here, or is damaged, or is none."""
         try:
             return _facts(self, digest)
-        except Refused:
+        except LabkitError:
             return None
 
     def referrers(self, subject: str) -> list[Descriptor]:
