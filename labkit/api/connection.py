@@ -273,16 +273,17 @@ class Connection(asyncio.Protocol):
 
     async def _send_stream(self, request: Request, stream: Stream, head: Head, began: int) -> bool:
         """Send a stream piece by piece. True if it came to its end."""
-        framing = "Connection: close\r\n" if head.http10 else "Transfer-Encoding: chunked\r\n"
-        if not head.keep_alive and not head.http10:
-            framing += "Connection: close\r\n"
+        chunked = stream.length is None and not head.http10
+        framing = "" if stream.length is None else f"Content-Length: {stream.length}\r\n"
+        framing += "Transfer-Encoding: chunked\r\n" if chunked else ""
+        framing += "" if head.keep_alive else "Connection: close\r\n"
         begin = _head(stream.status, stream.content_type, stream.headers)
         await self._send(f"{begin}{framing}\r\n".encode("latin-1"))
         try:
-            whole = await self._pump(request, stream, chunked=not head.http10)
+            whole = await self._pump(request, stream, chunked)
         finally:
             self._report(request, stream.status, began)
-        if whole and not head.http10:
+        if whole and chunked:
             await self._send(b"0\r\n\r\n")
         return whole
 

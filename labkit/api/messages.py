@@ -143,6 +143,8 @@ class Response:
 class Stream:
     """An answer that is sent in pieces. Its headers are sent before the first piece is awaited.
 
+    `length` is the number of bytes where it is known: they go out as they are then, instead of in HTTP's chunks.
+
     The iterator is always started, and always closed or cancelled when the client goes: what a route acquires
     before it answers is safely released in a `finally` of the generator.
     """
@@ -151,6 +153,7 @@ class Stream:
     content_type: str = "application/json"
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
+    length: int | None = None
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,40 @@ def test_stream_headers_come_before_the_first_piece(serve: Serve) -> None:
         assert read_all(client).partition(b"\r\n\r\n")[2] == b'{"n":1}\n{"n":2}\n'
 
 
+def test_a_stream_of_known_length_goes_out_as_it_is(serve: Serve) -> None:
+    """With Content-Length, on a connection that then carries the next request."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"abc"
+        yield b"def"
+
+    async def stream(request: Request) -> Stream:
+        return Stream(pieces(), "application/x-tar", length=6)
+
+    served = serve(Route("GET", "/s", stream), PING)
+    with served.connect() as client:
+        response = ask(client, "GET /s HTTP/1.1")
+        assert (response.getheader("Content-Length"), response.getheader("Transfer-Encoding")) == ("6", None)
+        assert response.read() == b"abcdef"
+        assert ask(client, "GET /_ping HTTP/1.1").read() == b"OK"
+
+
+def test_a_stream_that_breaks_before_its_length_ends_the_connection(serve: Serve) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"abc"
+        raise Conflict("broken")
+
+    async def stream(request: Request) -> Stream:
+        return Stream(pieces(), "application/x-tar", length=6)
+
+    served = serve(Route("GET", "/s", stream))
+    with served.connect() as client:
+        response = ask(client, "GET /s HTTP/1.1")
+        with pytest.raises(http.client.IncompleteRead):
+            response.read()
+        assert client.recv(1) == b""
+
+
 def failing(content_type: str, error: Exception) -> Route:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"{}\n"
