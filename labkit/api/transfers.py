@@ -16,9 +16,9 @@ from labkit.api.http import Request, Route, Stream
 from labkit.api.uploads import Message, messages
 from labkit.engine.settings import Settings
 from labkit.engine.traces import Traces, TransferSpan
-from labkit.errors import LabkitError
+from labkit.errors import InvalidParameter, LabkitError
 from labkit.images.manifests import parse_platform
-from labkit.images.progress import Report
+from labkit.images.progress import Progress, Report
 from labkit.images.references import Reference, parse
 from labkit.images.store import ImageStore
 from labkit.registry.cancelling import Cancelled
@@ -52,7 +52,7 @@ class Engine(Protocol):
 
 def routes(engine: Engine) -> list[Route]:
     """The routes of this module; a pull is a case of `POST /images/create`, which `labkit.api.images` has."""
-    return []
+    return [Route("POST", "/images/{name:.*}/push", lambda request: push(engine, request))]
 
 
 async def pull(engine: Engine, request: Request) -> Stream:
@@ -77,6 +77,28 @@ async def pull(engine: Engine, request: Request) -> Stream:
         yield {"status": f"Status: {done} for {reference.familiar}"}
 
     return await _transfer(engine, request, "pull", reference, work, results)
+
+
+async def push(engine: Engine, request: Request) -> Stream:
+    """POST /images/{name}/push (`ImagePush`): one tag, or all tags of a repository."""
+    reference = _reference(request.params["name"], request.text("tag"))
+    if reference.digest:
+        raise InvalidParameter("cannot push a digest reference")
+
+    def work(repository: Repository, report: Report, transfer: Transfer) -> None:
+        from labkit.registry.pushing import push as push_one
+
+        report(Progress(f"The push refers to repository [{reference.name}]", message=True))
+        names = [name for image in engine.images.list() for name in image.references if name.name == reference.name]
+        tagged = [reference] if reference.tag else sorted(name for name in names if name.tag)
+        for one in tagged or [reference]:
+            push_one(engine.images, repository, one, report, transfer)
+
+    def results(done: None) -> Iterable[Message]:
+        engine.events.publish("image", "push", reference.familiar, {"name": reference.familiar_name})
+        return ()
+
+    return await _transfer(engine, request, "push", reference, work, results)
 
 
 def _reference(name: str, tag_or_digest: str) -> Reference:

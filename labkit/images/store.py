@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.errors import Conflict, InvalidParameter, NotFound
@@ -22,6 +23,7 @@ from labkit.images.archives import Incoming, StagedBlob, make_manifest, read_ima
 from labkit.images.catalog import Catalog, with_name
 from labkit.images.changes import apply_changes
 from labkit.images.committing import Commit, committed
+from labkit.images.compressing import CompressedLayers
 from labkit.images.content import ContentStore, sync_directory, sync_filesystem, write_durably
 from labkit.images.faults import disk_errors
 from labkit.images.image import Image, short_id
@@ -33,8 +35,10 @@ from labkit.images.locking import lock_store
 from labkit.images.manifests import (
     OCI_CONFIG,
     ContainerConfig,
+    Descriptor,
     chain_ids,
     decode_config,
+    decode_manifest,
     parse_platform,
 )
 from labkit.images.progress import Report, counted, silent
@@ -45,6 +49,16 @@ from labkit.images.snapshots import Prepared, SnapshotStore
 from labkit.images.streams import Readable, decompressed, digest_of, file_chunks, read_chunks
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Lent:
+    """An image's blobs in a directory, named by their digests' digits, where files may be put beside them."""
+
+    directory: Path
+    manifest: bytes
+    config: Descriptor
+
 
 InUse = Callable[[str], Sequence[ContainerUse]]
 
@@ -77,6 +91,7 @@ class ImageStore:
             write_durably(self._root / "oci-layout", LAYOUT_FILE, self._workspace)
         self._content = ContentStore(self._root, self._workspace)
         self._snapshots = SnapshotStore(self._root, policy)
+        self.compressed = CompressedLayers(self._root / "compressed", self._workspace)
         self._pins = Pins()
         ingests = Ingests(self._root / "ingests")
         self._stores = Stores(self._lock, self._content, self._snapshots, ingests, self._pins, self._commit)
@@ -275,6 +290,7 @@ class ImageStore:
             for digest in set(self._content.digests()) - blobs:
                 if digest not in self._pins:
                     self._content.remove(digest)
+            self.compressed.keep_only(blobs)
             unused = {chain for chain in set(self._snapshots.chain_ids()) - chains if chain not in self._pins}
             for chain in unused:
                 self._snapshots.discard(chain, grave)
@@ -291,6 +307,16 @@ class ImageStore:
             for digest in saving.blob_digests([image for image, _ in selection.values()]):
                 os.link(self._content.path(digest), directory / digest.removeprefix("sha256:"))
         return saving.Archive(selection, directory)
+
+    @contextmanager
+    def lending(self, image: Image) -> Iterator[Lent]:
+        """The blobs of an image, for as long as the block runs, whatever is removed meanwhile."""
+        with self._emptied() as directory:
+            with self._lock:
+                manifest = self._content.read(image.manifest.digest)
+                for digest in saving.blob_digests([image]):
+                    os.link(self._content.path(digest), directory / digest.removeprefix("sha256:"))
+            yield Lent(directory, manifest, decode_manifest(manifest).config)
 
     def history(self, image: Image) -> Sequence[inspecting.HistoryItem]:
         """How the image was made, newest step first."""
