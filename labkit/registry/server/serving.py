@@ -19,8 +19,9 @@ from email.message import Message
 from email.utils import formatdate
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from os import close
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from labkit.errors import LabkitError
@@ -71,7 +72,7 @@ class Answer:
 class Body:
     """The body of a request. `size` is its length in bytes; None if it comes in chunks."""
 
-    def __init__(self, headers: Message, file: BinaryIO, proceed: Callable[[], None]) -> None:
+    def __init__(self, headers: Message, file: BufferedIOBase, proceed: Callable[[], None]) -> None:
         self._file = file
         self._proceed = proceed
         self.size: int | None = 0
@@ -104,7 +105,7 @@ class Body:
 
     def _rest(self) -> Iterator[bytes]:
         while self._left:
-            chunk: bytes = self._file.read1(min(CHUNK, self._left))  # type: ignore[attr-defined]  # a BufferedReader
+            chunk = self._file.read1(min(CHUNK, self._left))
             if not chunk:
                 raise Refused("SIZE_INVALID", "the request's body ends early")
             self._left -= len(chunk)
@@ -252,15 +253,15 @@ class Connection(BaseHTTPRequestHandler):
             self.close_connection = True  # where the next request would begin can't be known
             return refusal(error)
         try:
-            return self.server.application(self._request(body))
+            answer = self.server.application(self._request(body))
         except Refused as error:
-            return refusal(error)
+            answer = refusal(error)
         except LabkitError as error:
             log.error("%s %s: %s", self.command, self.path, error)
-            return refusal(Refused("UNKNOWN", str(error), status=error.status))
-        finally:
-            if self._expects or not body.skip():
-                self.close_connection = True  # whether the client still sends the body can't be known
+            answer = refusal(Refused("UNKNOWN", str(error), status=error.status))
+        if self._expects or not body.skip():
+            self.close_connection = True  # whether the client still sends the body can't be known
+        return answer
 
     def _request(self, body: Body) -> Request:
         parts = urlsplit(self.path)
