@@ -19,7 +19,7 @@ from labkit.images.image import Image, short_id
 from labkit.images.manifests import Descriptor
 from labkit.images.progress import Progress, Report, counted
 from labkit.images.references import Reference
-from labkit.images.store import ImageStore
+from labkit.images.store import ImageStore, Lent
 from labkit.images.streams import file_chunks
 from labkit.registry.repository import Repository
 from labkit.registry.transfers import BlobRecord, Meter, Transfer
@@ -38,16 +38,9 @@ def push(
     """
     image = find(store, reference)
     with store.lending(image) as lent:
-        pushed = _Layers(store, repository, report, transfer, lent.directory).push(image, reference)
-        config = _blob(lent.directory, image.id)
         uploader = Uploader(repository)
-        record = BlobRecord("configuration", image.id, len(image.document), lent.config.media_type)
-        transfer.blobs.append(record)
-        if repository.has(image.id):
-            record.fate = "skipped: the registry has it"
-        else:
-            record.fate = "uploaded"
-            uploader.upload(lent.config, lambda offset: _chunks(config, offset))
+        _push_config(repository, uploader, image, lent, transfer)
+        pushed = _Layers(store, repository, report, transfer, lent.directory).push(image)
         body = lent.manifest if pushed == image.layers else with_layers(lent.manifest, pushed)
         digest = uploader.put_manifest(reference.tag, image.manifest.media_type, body)
     manifest = Descriptor(image.manifest.media_type, digest, len(body))
@@ -56,6 +49,17 @@ def push(
     report(Progress(f"{reference.tag}: digest: {digest} size: {len(body)}", message=True))
     report(Progress("", aux={"Tag": reference.tag, "Digest": digest, "Size": len(body)}))
     return manifest
+
+
+def _push_config(repository: Repository, uploader: Uploader, image: Image, lent: Lent, transfer: Transfer) -> None:
+    """The configuration goes first: small, it shows whether the registry lets us write, and which address answers."""
+    record = BlobRecord("configuration", image.id, lent.config.size, lent.config.media_type)
+    transfer.blobs.append(record)
+    if repository.has(image.id):
+        record.fate = "skipped: the registry has it"
+    else:
+        record.fate = "uploaded"
+        uploader.upload(lent.config, lambda offset: _chunks(_blob(lent.directory, image.id), offset))
 
 
 def find(store: ImageStore, reference: Reference) -> Image:
@@ -98,7 +102,7 @@ class _Layers:
         self._transfer = transfer
         self._directory = directory
 
-    def push(self, image: Image, reference: Reference) -> tuple[Descriptor, ...]:
+    def push(self, image: Image) -> tuple[Descriptor, ...]:
         """Send what the registry lacks; the layers as it has them now."""
         pairs = zip(image.layers, image.config.rootfs.diff_ids, strict=True)
         work = {layer.digest: (layer, diff_id) for layer, diff_id in pairs}
@@ -168,5 +172,6 @@ def _sources(store: ImageStore, target: Reference) -> Mapping[str, Sequence[Refe
         for name in image.references:
             if name.digest and name.domain == target.domain and name.path != target.path:
                 for layer in image.layers:
-                    found.setdefault(layer.digest, []).append(name)
+                    sent = (store.compressed.find(layer.digest) if is_plain(layer) else None) or layer
+                    found.setdefault(sent.digest, []).append(name)
     return found
