@@ -65,8 +65,7 @@ class Containers:
     def _summary(self, container: Container, tags: dict[str, str], now: float, size: bool) -> Any:
         image = views.image_name(container, tags)
         if size:
-            written = views.tree_size(container.upper)
-            return views.summary(container, image, now) | {"SizeRw": written, "SizeRootFs": written}
+            return views.summary(container, image, now) | views.sizes(container)
         return self._summaries.get(container, image, now)
 
     async def create(self, request: Request) -> Answer:

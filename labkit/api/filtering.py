@@ -47,6 +47,20 @@ def select(store: ImageStore, filters: dict[str, list[str]], everything: bool) -
     ]
 
 
+def prunable(store: ImageStore, filters: dict[str, list[str]]) -> tuple[list[Image], bool]:
+    """The images that a prune with these filters looks at, and whether only nameless ones may go.
+
+    Raises InvalidParameter.
+    """
+    for name in filters:
+        if name not in ("dangling", "label", "label!", "until"):
+            raise InvalidParameter(f"invalid filter '{name}'")
+    if len(filters.get("until", ())) > 1:
+        raise InvalidParameter("more than one until filter specified")
+    dangling = _truth(filters["dangling"]) if filters.get("dangling") else True
+    return select(store, {name: values for name, values in filters.items() if name != "dangling"}, False), dangling
+
+
 def _test(store: ImageStore, name: str, values: list[str]) -> Test:
     if name == "dangling":
         wanted = _truth(values)

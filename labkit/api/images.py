@@ -97,12 +97,17 @@ async def remove(engine: Engine, request: Request) -> Response:
         lambda identifier: uses.get(identifier, ()),
         request.flag("noprune"),
     )
+    tell_removed(engine, target, removed, present)
+    return json_response(removed)
+
+
+def tell_removed(engine: Engine, target: Image, removed: Iterable[Removed], present: dict[str, Image]) -> None:
+    """The events of a removal; `present` are the images that there were before it, by ID."""
     for item in removed:
         if item.untagged:
             _publish(engine, "untag", target)
         elif item.deleted in present:
             _publish(engine, "delete", present[item.deleted])
-    return json_response(removed)
 
 
 async def save(engine: Engine, request: Request) -> Stream:
@@ -111,6 +116,8 @@ async def save(engine: Engine, request: Request) -> Stream:
     if not names:
         raise InvalidParameter("no images to save: names is empty")
     pieces = await asyncio.to_thread(engine.images.save, names)
+    for image in pieces.images:
+        _publish(engine, "save", image)
     return Stream(threaded(pieces), _TAR)
 
 

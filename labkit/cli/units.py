@@ -70,6 +70,13 @@ def rfc3339(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
+def unix_time(text: str) -> float:
+    """An RFC 3339 time in seconds since the epoch."""
+    from datetime import datetime
+
+    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text)).timestamp()
+
+
 def ansi_date(text: str) -> str:
     """An RFC 3339 time as `Thu May  7 21:09:36 2026` (Go's ANSIC); other text as it is."""
     match = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?", text)

@@ -14,6 +14,8 @@ from labkit.engine.container import Container
 from labkit.engine.execs import Exec
 from labkit.engine.spec import MASKED, READONLY
 from labkit.errors import InvalidParameter
+from labkit.images.layers import size_of
+from labkit.images.snapshots import size_of_layer
 
 View = dict[str, Any]
 _ENDPOINT: View = {
@@ -57,8 +59,7 @@ def inspect(container: Container, size: bool) -> View:
         "NetworkSettings": network_settings(container),
     }
     if size:
-        written = tree_size(container.upper)
-        view |= {"SizeRw": written, "SizeRootFs": written + sum(map(tree_size, container.lower))}
+        view |= sizes(container)
     return view
 
 
@@ -189,13 +190,14 @@ def human_duration(seconds: float) -> str:
     return f"{hours // 720} months" if hours < 24 * 365 * 2 else f"{hours // 8760} years"
 
 
-def tree_size(path: str) -> int:
-    """The bytes in the regular files below a directory."""
-    total = 0
-    for folder, _, files in os.walk(path):
-        for name in files:
-            total += os.lstat(os.path.join(folder, name)).st_size
-    return total
+def sizes(container: Container) -> View:
+    """Bytes of the writable layer, and of all that a container sees."""
+    directory = os.open(container.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        written = size_of(directory)
+    finally:
+        os.close(directory)
+    return {"SizeRw": written, "SizeRootFs": written + sum(map(size_of_layer, container.lower))}
 
 
 def inspect_exec(one: Exec) -> View:

@@ -7,7 +7,6 @@ changes nothing is not added, and its step of the history says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -63,13 +62,18 @@ def child_config(parent: Image, commit: Commit, diff_id: str, created: str) -> b
 
 
 def committed(
-    parent: Image, commit: Commit, diff_id: str, layer: Path, reference: Reference | None, created: str
+    parent: Image,
+    commit: Commit,
+    below: tuple[StagedBlob, ...],
+    layer: StagedBlob,
+    reference: Reference | None,
+    created: str,
 ) -> Incoming:
-    """The new image, to be stored; `layer` is the tar with this diff ID. The parent's blobs are in the store."""
-    config = child_config(parent, commit, diff_id, created)
-    size = layer.stat().st_size
-    added = () if diff_id == EMPTY_LAYER else (Descriptor(OCI_LAYER, diff_id, size),)
+    """The new image, to be stored: the parent's layers, which are `below`, and its own, an uncompressed tar."""
+    config = child_config(parent, commit, layer.digest, created)
+    empty = layer.digest == EMPTY_LAYER
+    added = () if empty else (Descriptor(OCI_LAYER, layer.digest, layer.size),)
     manifest = Manifest(Descriptor(OCI_CONFIG, digest_of(config), len(config)), (*parent.layers, *added))
-    blobs = tuple(StagedBlob(layer, descriptor.digest, size) for descriptor in added)
+    blobs = below if empty else (*below, layer)
     references = (reference,) if reference else ()
     return Incoming(config, msgspec.json.encode(manifest), manifest.media_type, blobs, references, parent.id)

@@ -150,7 +150,7 @@ class _Applier:
                 os.close(directory)
         if b"" not in self._pending:
             os.fchmod(self._root, _IMPLICIT_MODE)
-        return Applied(_size_of(self._root) if self._replaced else self._size, self._entries, tuple(self._ignored))
+        return Applied(size_of(self._root) if self._replaced else self._size, self._entries, tuple(self._ignored))
 
     def close(self) -> None:
         for descriptor in self._parents.values():
@@ -368,12 +368,15 @@ def _is_whiteout(found: os.stat_result) -> bool:
     return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
 
 
-def _size_of(root: int) -> int:
+def size_of(root: int) -> int:
     """Bytes of files and links below a directory, each inode once: dockerd's `directory.Size`."""
     seen, size = set(), 0
     for _, directories, files, directory in os.fwalk(b".", dir_fd=root):
         for name in files + directories:
-            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            try:
+                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # a running container has removed it
             if not stat.S_ISDIR(found.st_mode) and found.st_ino not in seen:
                 seen.add(found.st_ino)
                 size += found.st_size

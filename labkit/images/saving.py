@@ -40,6 +40,7 @@ class Archive(Iterator[bytes]):
     """
 
     def __init__(self, selection: Selection, blobs: Path) -> None:
+        self.images = [image for image, _ in selection.values()]
         self._blobs = blobs
         self._pieces = _pieces(selection, blobs)
 

@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -132,3 +133,10 @@ class SnapshotStore:
         path, _ = self._place(chain_id)
         self._known.pop(path, None)
         path.rename(grave / path.name)
+
+
+@lru_cache(maxsize=1024)
+def size_of_layer(files: str) -> int:
+    """Bytes of the layer whose files are in this directory, as its record has them; 0 for the empty one."""
+    record = Path(files).parent / _RECORD
+    return decode(read_document(record), Snapshot, str(record)).size if record.exists() else 0

@@ -223,14 +223,18 @@ class ImageStore:
         Raises NotFound if the parent has gone.
         """
         with self.receiving() as reception:
-            held = [reception.has_snapshot(chain) for chain in parent.chain_ids]
-            if not all((*held, *(reception.blob(blob.digest) for blob in parent.layers))):
+            chains = [chain for chain in parent.chain_ids if reception.has_snapshot(chain)]
+            paths = [(layer, reception.blob(layer.digest)) for layer in parent.layers]
+            below = tuple(StagedBlob(path, layer.digest, layer.size) for layer, path in paths if path)
+            if (len(chains), len(below)) != (len(parent.chain_ids), len(parent.layers)):
                 raise NotFound(f"No such image: {parent.id}")
-            path, below = reception.workspace / "layer", parent.chain_ids[-1] if held else ""
+            path = reception.workspace / "layer"
             with open(path, "xb", buffering=0) as file:
-                prepared = self._snapshots.prepare(written_to(file, layer), reception.workspace, below)
-            image = committed(parent, commit, prepared.snapshot.diff_id, path, reference, now())
-            self._commit([image], [prepared] if image.layers else [])
+                tar = written_to(file, layer)
+                prepared = self._snapshots.prepare(tar, reception.workspace, chains[-1] if chains else "")
+            blob = StagedBlob(path, prepared.snapshot.diff_id, path.stat().st_size)
+            image = committed(parent, commit, below, blob, reference, now())
+            self._commit([image], [prepared] if blob in image.layers else [])
             return digest_of(image.config)
 
     def tag(self, image: Image, reference: Reference) -> None:
@@ -325,6 +329,12 @@ class ImageStore:
     def layer_sizes(self, image: Image) -> Sequence[int]:
         """Bytes of each layer, unpacked, lowest first."""
         return self._catalog.layer_sizes(image.config, image.layers)
+
+    def size(self) -> int:
+        """Bytes of all layers that are here, unpacked, each once."""
+        with self._lock:
+            found = [self._snapshots.find(chain) for chain in self._snapshots.chain_ids()]
+        return sum(snapshot.size for snapshot in found if snapshot)
 
     def inspect(self, image: Image) -> inspecting.ImageInspect:
         """Everything about the image, in Docker's form."""

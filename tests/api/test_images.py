@@ -41,7 +41,7 @@ class FakeEngine:
         self.uses: dict[str, list[ContainerUse]] = {}
 
     def _publish(self, kind: str, action: str, identity: str, attributes: dict[str, str]) -> None:
-        self.published.append((kind, action, identity, attributes["name"]))
+        self.published.append((kind, action, identity, attributes.get("name", "")))
 
     def containers_using(self, image: str) -> list[ContainerUse]:
         return self.uses.get(image, [])

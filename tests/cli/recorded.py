@@ -21,6 +21,7 @@ VARYING = {
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(Z| \+0000 UTC)": "<time>",
     r"(\d+ seconds?|Less than a second)": "<duration>",
     r'(?<=Size":")[\d.]+MB': "<size>",
+    r"(?<=virtual )[\d.]+MB": "<size>",
 }
 """What differs from run to run and from machine to machine."""
 

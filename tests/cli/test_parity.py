@@ -80,6 +80,22 @@ exec web nosuchprogram
 exec -e A=b -w /tmp web sh -c 'echo $A; pwd'
 exec -t web sh -c 'test -t 1; echo $?'
 exec web
+system df
+system df -v
+system df --format json
+system df -v --format json
+system df --format raw
+system df --format 'table {{.Type}}\\t{{.Size}}'
+system df --format '{{.Foo}}'
+system df -v --format '{{range .Images}}{{.ID}} {{.UniqueSize}} {{.Containers}}{{end}}'
+system df -v --format 'table {{.Type}}'
+system df x
+image prune
+image prune -f
+image prune -f --filter label=nosuch
+image prune -f --filter foo=bar
+image prune -f --filter until=1h --filter until=2h
+image prune -a --filter until=nonsense -f
 save nosuch
 commit nosuch
 commit -c 'RUN x' gone
@@ -207,7 +223,7 @@ def test_the_same_words_give_the_same(lines: str) -> None:
 def test_help(monkeypatch: pytest.MonkeyPatch) -> None:
     # With no engine to ask, docker shows the options of its newest API.
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/x.sock")
-    assert differences([f"{command} --help" for command in HELPS.split()]) == ""
+    assert differences([f"{command} --help" for command in [*HELPS.split(), "image prune", "system df"]]) == ""
 
 
 def test_inspect_as_json() -> None:

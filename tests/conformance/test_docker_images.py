@@ -8,11 +8,13 @@ import socket
 import tarfile
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
-from tests.images.tars import docker_archive, member, tar
+from tests.images.tars import config_of, docker_archive, member, tar
 from tests.support.daemon import Daemon, busybox
 
 pytestmark = pytest.mark.root
@@ -133,3 +135,117 @@ def test_a_client_that_leaves_an_export(daemon: Daemon) -> None:
         assert client.recv(100).startswith(b"HTTP/1.1 200")
     assert daemon.request("GET", "/containers/nosuch/export") == (404, {"message": "No such container: nosuch"})
     daemon.docker("rm", "left")
+
+
+def archive(name: str | None, *layers: bytes, created: str = "2024-01-02T03:04:05Z", **labels: str) -> bytes:
+    """An image of these layers, to be loaded."""
+    config = config_of(layers, created=created, config={"Cmd": ["sh"], "Labels": labels})
+    return docker_archive(list(layers), [name] if name else None, config)
+
+
+ONE, TWO, THREE = (tar(member(f"file{number}", bytes(number * 1000))) for number in (1, 2, 3))
+
+
+@pytest.fixture
+def clean(daemon: Daemon) -> Iterator[Daemon]:
+    """Images that a test leaves go after it."""
+    before = set(daemon.out("images", "-aq", "--no-trunc").split())
+    yield daemon
+    daemon.remove_all()
+    if left := set(daemon.out("images", "-aq", "--no-trunc").split()) - before:
+        daemon.docker("rmi", "-f", *left)
+
+
+def pruned(daemon: Daemon, *flags: str, answer: bytes | None = None) -> list[str]:
+    return daemon.docker("image", "prune", *flags, stdin=answer).stdout.decode().splitlines()
+
+
+def test_prune_takes_what_has_no_name(clean: Daemon) -> None:
+    for content in (archive("app:1", ONE), archive("app:1", ONE, TWO)):
+        clean.docker("load", stdin=content)
+    question = "WARNING! This will remove all dangling images."
+    assert pruned(clean, answer=b"n\n") == [question, "Are you sure you want to continue? [y/N] "]
+    nameless = clean.out("images", "-qf", "dangling=true", "--no-trunc")
+    assert pruned(clean, answer=b"y\n") == [
+        question,
+        "Are you sure you want to continue? [y/N] Deleted Images:",
+        f"deleted: {nameless}",
+        "",
+        "Total reclaimed space: 0B",  # its layer is the other's too
+    ]
+    assert pruned(clean, "-f") == ["Total reclaimed space: 0B"]
+
+
+def test_prune_all(clean: Daemon) -> None:
+    """But not what containers stand on, however they are."""
+    for content in (
+        archive("used:1", ONE),
+        archive("app:1", TWO),
+        archive("app:2", TWO),
+        archive("kept:1", THREE, keep="1"),
+    ):
+        clean.docker("load", stdin=content)
+    clean.docker("create", "--name", "user", "--network", "none", "used:1", "sh")
+    clean.docker("create", "--name", "other", "--network", "none", "busybox", "sh")
+    lines = pruned(clean, "-af", "--filter", "label!=keep")
+    assert [line for line in lines if line.startswith("untagged")] == ["untagged: app:1", "untagged: app:2"]
+    assert lines[-1] == "Total reclaimed space: 2kB"
+    assert set(clean.out("images", "--format", "{{.Repository}}").split()) == {"busybox", "kept", "used"}
+    until = f"{int(datetime(2024, 1, 2, tzinfo=UTC).timestamp())}"
+    assert pruned(clean, "-af", "--filter", f"until={until}") == ["Total reclaimed space: 0B"]
+    assert pruned(clean, "-af", "--filter", "until=24h")[-1] == "Total reclaimed space: 3kB"
+    events = [
+        "events",
+        "--since",
+        "1m",
+        "--until",
+        f"{time.time():.6f}",
+        "-f",
+        "event=prune",
+        "--format",
+        "{{json .Actor}}",
+    ]
+    assert json.loads(clean.out(*events).splitlines()[-1])["Attributes"] == {"reclaimed": "3000"}
+
+
+def test_what_prune_refuses(clean: Daemon) -> None:
+    for filters, message in {
+        '{"color":["red"]}': "invalid filter 'color'",
+        '{"until":["1h","2h"]}': "more than one until filter specified",
+        '{"dangling":["maybe"]}': "invalid filter 'dangling=['maybe']'",
+    }.items():
+        assert clean.request("POST", f"/images/prune?filters={quote(filters)}") == (400, {"message": message})
+
+
+def test_disk_usage(clean: Daemon) -> None:
+    """A layer that two images have counts once, and is shared."""
+    for content in (
+        archive("app:1", ONE, TWO),
+        archive("app:2", ONE, THREE),
+        archive("alone:1", tar(member("x", b"abc"))),
+    ):
+        clean.docker("load", stdin=content)
+    clean.docker(
+        "run", "--name", "writer", "--network", "none", "busybox", "sh", "-c", "echo 12345 > /new; ln /new /too"
+    )
+    base = int(clean.out("image", "inspect", "-f", "{{.Size}}", "busybox"))
+    status, usage = clean.request("GET", "/system/df")
+    sizes = {
+        image["RepoTags"][0]: (image["Size"], image["SharedSize"], image["Containers"]) for image in usage["Images"]
+    }
+    assert (status, usage["LayersSize"]) == (200, base + 6003)
+    assert sizes == {
+        "app:1": (3000, 1000, 0),
+        "app:2": (4000, 1000, 0),
+        "alone:1": (3, 0, 0),
+        "busybox:latest": (base, 0, 1),
+    }
+    (container,) = usage["Containers"]
+    assert (container["SizeRw"], container["SizeRootFs"]) == (6, base + 6)
+    assert (usage["Volumes"], usage["BuildCache"]) == ([], [])
+    rows = [line.split() for line in clean.out("system", "df").splitlines()]
+    assert rows[1][:3] == ["Images", "4", "1"]
+    assert rows[2][:6] == ["Containers", "1", "0", "6B", "6B", "(100%)"]
+    found = clean.request("GET", "/system/df?type=container")[1]
+    assert (found["Images"], found["Volumes"], len(found["Containers"])) == (None, None, 1)
+    assert clean.request("GET", "/system/df?type=foo") == (400, {"message": "unknown object type: foo"})

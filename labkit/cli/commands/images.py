@@ -84,6 +84,17 @@ IMAGE_COMMANDS = (
         common=8,
     ),
     Command(
+        (("image", "prune"),),
+        "Remove unused images",
+        "labkit.cli.runners.usage:prune_images",
+        "",
+        (
+            Flag("all", "a", "bool", "Remove all unused images, not just dangling ones"),
+            Flag("filter", "", "filter", 'Provide filter values (e.g. "until=<timestamp>")'),
+            Flag("force", "f", "bool", "Do not prompt for confirmation"),
+        ),
+    ),
+    Command(
         _names("pull"),
         "Download an image from a registry",
         f"{_ARCHIVES}:pull",

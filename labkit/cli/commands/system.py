@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from labkit.cli.commands.shared import FILTER, INSPECT_FORMAT, INSPECT_FORMAT_HELP
+from labkit.cli.commands.shared import FILTER, INSPECT_FORMAT, INSPECT_FORMAT_HELP, LIST_FORMAT
 from labkit.cli.grammar import Command, Flag
 
 _SYSTEM = "labkit.cli.runners.system"
 
 SYSTEM_COMMANDS = (
+    Command(
+        (("system", "df"),),
+        "Show labkit disk usage",
+        "labkit.cli.runners.usage:disk_usage",
+        "",
+        (LIST_FORMAT, Flag("verbose", "v", "bool", "Show detailed information on space usage")),
+    ),
     Command(
         (("system", "events"), ("events",)),
         "Get real time events from the server",

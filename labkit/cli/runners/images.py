@@ -14,7 +14,7 @@ from labkit.client.engine import encode_filters
 from labkit.errors import LabkitError, NotFound
 
 _CREATED = "{{if .CreatedSince }}{{.CreatedSince}}{{else}}N/A{{end}}"
-_TABLE = f"table {{{{.Repository}}}}\t{{{{.Tag}}}}\t{{{{.ID}}}}\t{_CREATED}\t{{{{.Size}}}}"
+TABLE = f"table {{{{.Repository}}}}\t{{{{.Tag}}}}\t{{{{.ID}}}}\t{_CREATED}\t{{{{.Size}}}}"
 _DIGESTS = f"table {{{{.Repository}}}}\t{{{{.Tag}}}}\t{{{{.Digest}}}}\t{{{{.ID}}}}\t{_CREATED}\t{{{{.Size}}}}"
 HEADERS = {
     "ID": "IMAGE ID",
@@ -47,7 +47,7 @@ def images(session: Session, given: Invocation) -> None:
     template = given.text("format") or "table"
     digests = given.flag("digests")
     if template == "table":
-        template = "{{.ID}}" if given.flag("quiet") else _DIGESTS if digests else _TABLE
+        template = "{{.ID}}" if given.flag("quiet") else _DIGESTS if digests else TABLE
     with_digest = digests or "{{.Digest}}" in template
     rows = (
         row
@@ -68,17 +68,18 @@ def image_rows(
         if digest and name != "<none>":
             digests.setdefault(name, []).append(digest)
     if not tags and not digests:
-        yield _image_row(image, truncate, "<none>", "<none>", "<none>")
+        yield image_row(image, truncate, "<none>", "<none>", "<none>")
     for name, tag, _ in tags:
         for digest in (digests.get(name) if with_digest else None) or ("<none>",):
-            yield _image_row(image, truncate, name, tag, digest)
+            yield image_row(image, truncate, name, tag, digest)
     named = {name for name, _, _ in tags}
     for name in digests.keys() - named:
         for digest in digests[name] if row_per_digest else ("",):
-            yield _image_row(image, truncate, name, "<none>", digest)
+            yield image_row(image, truncate, name, "<none>", digest)
 
 
-def _image_row(image: Mapping[str, Any], truncate: bool, name: str, tag: str, digest: str) -> Row:
+def image_row(image: Mapping[str, Any], truncate: bool, name: str, tag: str, digest: str) -> Row:
+    """One row, of an image under one of its names."""
     size, shared = image.get("Size") or 0, image.get("SharedSize", -1)
     count = image.get("Containers", -1)
     return {

@@ -1,0 +1,96 @@
+"""What takes up the disk, and what can go: `GET /system/df`, `POST /images/prune` (moby `daemon/disk_usage.go`)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from labkit.api.filtering import prunable, summaries
+from labkit.api.http import Answer, Request, Route, json_response
+from labkit.api.images import tell_removed
+from labkit.engine import views
+from labkit.engine.engine import Engine
+from labkit.errors import Conflict, InvalidParameter, NotFound
+from labkit.images.image import Image
+from labkit.images.removal import Removed
+
+_TYPES = ("container", "image", "volume", "build-cache")
+
+
+class Usage:
+    """The routes, over one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._pruning = False
+
+    async def disk_usage(self, request: Request) -> Answer:
+        """`SystemDataUsage`. What was not asked for (`type`) is null."""
+        asked = set(request.query.get("type", _TYPES))
+        for name in asked.difference(_TYPES):
+            raise InvalidParameter(f"unknown object type: {name}")
+        now, tags = time.time(), {tag: image.id for image in self.engine.images.list() for tag in image.repo_tags}
+        containers = [(one, views.image_name(one, tags)) for one in self.engine.containers.values()]
+
+        def measure() -> dict[str, Any]:
+            return {
+                "LayersSize": self.engine.images.size() if "image" in asked else 0,
+                "Images": self._images(request.version) if "image" in asked else None,
+                "Containers": [views.summary(one, name, now) | views.sizes(one) for one, name in containers]
+                if "container" in asked
+                else None,
+                "Volumes": [] if "volume" in asked else None,
+                "BuildCache": [] if "build-cache" in asked else None,
+            }
+
+        return json_response(await asyncio.to_thread(measure))
+
+    def _images(self, version: tuple[int, int]) -> list[Any]:
+        store = self.engine.images
+        listed = summaries(store, store.list(), (), True, version)
+        return [msgspec.structs.replace(one, containers=len(self.engine.containers_using(one.id))) for one in listed]
+
+    async def prune(self, request: Request) -> Answer:
+        """`ImagePrune`: the images without a name, or without a container (dangling=false)."""
+        if self._pruning:
+            raise Conflict("a prune operation is already running")
+        filters = request.filters()
+        images, dangling = prunable(self.engine.images, filters)
+        sizes = {
+            chain: size
+            for image in images
+            for chain, size in zip(image.chain_ids, self.engine.images.layer_sizes(image), strict=False)
+        }
+        self._pruning = True
+        try:
+            removed = [item for image in images for item in await self._remove(image, dangling)]
+        finally:
+            self._pruning = False
+        reclaimed = sum(sizes.get(item.deleted, 0) for item in removed)
+        self.engine.events.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
+        return json_response({"ImagesDeleted": removed or None, "SpaceReclaimed": reclaimed})
+
+    async def _remove(self, image: Image, dangling: bool) -> Sequence[Removed]:
+        """What went of an image; nothing, if a container needs it."""
+        if dangling and image.repo_tags:
+            return ()
+        gone: list[Removed] = []
+        for name in [str(reference) for reference in image.references] or [image.id]:
+            present = {one.id: one for one in self.engine.images.list()}
+            uses = {identity: self.engine.containers_using(identity) for identity in present}
+            try:
+                removed = await asyncio.to_thread(self.engine.images.remove, name, False, uses.__getitem__)
+            except (Conflict, NotFound):
+                continue  # in use, or gone with a child
+            tell_removed(self.engine, image, removed, present)
+            gone += removed
+        return gone
+
+
+def routes(engine: Engine) -> list[Route]:
+    one = Usage(engine)
+    return [Route("GET", "/system/df", one.disk_usage), Route("POST", "/images/prune", one.prune)]
