@@ -9,6 +9,8 @@ import signal
 import ssl
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,6 +26,7 @@ from labkit.registry.server.uploads import Uploads
 
 DEFAULT_ROOT = "/var/lib/labkit-registry"
 _GRACE = 5  # seconds for the requests under way when the registry ends; uploads go on after a restart
+_ENDING = frozenset((signal.SIGTERM, signal.SIGINT))
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
 
@@ -56,6 +59,12 @@ def serve(options: Options) -> int:
         raise InvalidParameter(f"invalid log level {options.log_level!r}: one of {', '.join(_LEVELS)}")
     logging.basicConfig(level=_LEVELS[options.log_level], format="%(asctime)s %(levelname)s %(message)s")
     _raise_limits()
+    with _signals_held():
+        _serve(options)
+    return 0
+
+
+def _serve(options: Options) -> None:
     address, tls = parse_address(options.addr), _tls(options)
     passwords = Passwords(Path(options.htpasswd)) if options.htpasswd else None
     root = Path(options.root).absolute()
@@ -69,7 +78,6 @@ def serve(options: Options) -> int:
             _run(server)
     finally:
         storage.close()
-    return 0
 
 
 def _listening(address: tuple[str, int], application: Application, tls: ssl.SSLContext | None) -> Server:
@@ -80,19 +88,24 @@ def _listening(address: tuple[str, int], application: Application, tls: ssl.SSLC
         raise Forbidden(f"can't listen on {address[0]}:{address[1]}: {reason}") from error
 
 
-def _run(server: Server) -> None:
-    """Serves on another thread while this one waits for the signal to end."""
-    ending = {signal.SIGTERM, signal.SIGINT}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Keeps the signals that end a registry for `_run`, also those that come while it begins."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
-        thread = threading.Thread(target=server.serve_forever, name="accept", daemon=True)
-        thread.start()
-        signal.sigwait(ending)
-        server.shutdown()
-        thread.join()
-        server.drain(_GRACE)
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _run(server: Server) -> None:
+    """Serves on another thread while this one waits for the signal to end."""
+    thread = threading.Thread(target=server.serve_forever, name="accept", daemon=True)
+    thread.start()
+    signal.sigwait(_ENDING)
+    server.shutdown()
+    thread.join()
+    server.drain(_GRACE)
 
 
 def _raise_limits() -> None:
