@@ -139,7 +139,10 @@ class Ingest:
 
         `check` is called before each wait, and raises if nothing more is to be expected.
         """
-        at, generation = 0, self._generation
+        return self._chunks(self._generation, check)
+
+    def _chunks(self, generation: int, check: Callable[[], None]) -> Iterator[bytes]:
+        at = 0
         while True:
             with self._changed:
                 while self._written <= at and not self.complete and self._generation == generation:
