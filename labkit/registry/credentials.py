@@ -6,7 +6,6 @@ Engine API, section Authentication: base64url of a JSON AuthConfig. The daemon s
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -70,18 +69,20 @@ def _pair(encoded: str) -> tuple[str, str]:
     """The name and password of an `auth` field, as the configuration file has it."""
     try:
         name, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError) as error:
+    except ValueError as error:  # not base64, or not UTF-8
         raise InvalidParameter("invalid auth configuration: the field auth isn't base64 of NAME:PASSWORD") from error
     return name, password.rstrip("\0")
 
 
 def _decode(value: str, kind: type[_T], header: str) -> _T:
     """The JSON in a header. Its text is never repeated in the error: it holds a password."""
+    bare = value.rstrip("=")
     try:
-        document = base64.b64decode(value.rstrip("=") + "=" * (-len(value.rstrip("=")) % 4), b"-_", validate=True)
+        document = base64.b64decode(bare + "=" * (-len(bare) % 4), b"-_", validate=True)
+    except ValueError:
+        raise InvalidParameter(f"invalid {header} header: it isn't base64url") from None
+    try:
         return msgspec.json.decode(document or b"{}", type=kind)
-    except binascii.Error as error:
-        raise InvalidParameter(f"invalid {header} header: it isn't base64url") from error
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidParameter(f"invalid {header} header: it doesn't hold the JSON of an AuthConfig") from None
 

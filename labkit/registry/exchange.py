@@ -7,7 +7,6 @@ specification and Docker's token protocol define is shown (a storage service's s
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
@@ -73,8 +72,8 @@ def _shown_authorization(value: str) -> str:
     if scheme.lower() != "basic":
         return f"{scheme} {HIDDEN}"
     try:
-        user = base64.b64decode(secret).decode().partition(":")[0]
-    except (binascii.Error, UnicodeDecodeError):
+        user = base64.b64decode(secret, validate=True).decode().partition(":")[0]
+    except ValueError:  # not base64, or not UTF-8
         return f"{scheme} {HIDDEN}"
     return f"{scheme} {user}:{HIDDEN}"
 

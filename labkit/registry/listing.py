@@ -46,7 +46,7 @@ def pages(
 def _names(body: bytes, key: str) -> list[str]:
     try:
         page = msgspec.json.decode(body, type=dict[str, Any])
-        return msgspec.convert(page.get(key) or [], list[str])
+        return msgspec.convert(page.get(key), list[str] | None) or []
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise LabkitError(f"the registry's list of {key} can't be read: {error}") from error
 

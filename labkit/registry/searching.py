@@ -43,8 +43,22 @@ class SearchResult(msgspec.Struct, frozen=True):
     star_count: int = 0
 
 
+class _Entry(msgspec.Struct, frozen=True):
+    """A result as the index tells it: what it doesn't know may be null."""
+
+    name: str
+    description: str | None = None
+    is_official: bool | None = None
+    is_automated: bool | None = None
+    star_count: int | None = None
+
+    def result(self) -> SearchResult:
+        flags = bool(self.is_official), bool(self.is_automated)
+        return SearchResult(self.name, self.description or "", *flags, self.star_count or 0)
+
+
 class _Found(msgspec.Struct, frozen=True):
-    results: tuple[SearchResult, ...] = ()
+    results: tuple[_Entry, ...] | None = None
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -109,7 +123,8 @@ def search(
 ) -> list[SearchResult]:
     """The repositories that a registry finds, at most `limit` (25 if 0).
 
-    Where Docker Hub can't be reached, its mirrors' catalogues are searched. Raises InvalidParameter, and what registries raise.
+    Where Docker Hub can't be reached, its mirrors' catalogues are searched. Raises InvalidParameter, and what a
+    Repository raises.
     """
     if not 0 <= limit <= _LARGEST:
         raise InvalidParameter(f"limit {limit} is outside the range of [1, {_LARGEST}]")
@@ -142,9 +157,10 @@ def _searched(session: Session, what: str, limit: int) -> Iterator[SearchResult]
             raise registry_error(answer)
         body = answer.read(_ANSWER_LIMIT, "the list of search results")
     try:
-        return iter(msgspec.json.decode(body, type=_Found, strict=False).results)
+        found = msgspec.json.decode(body, type=_Found).results or ()
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LabkitError(f"the registry's search results can't be read: {error}") from error
+    return (entry.result() for entry in found)
 
 
 def _listed(session: Session, what: str) -> Iterator[SearchResult]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -255,7 +255,7 @@ class Transport:
             if not proxy:
                 pool = urllib3.PoolManager(maxsize=16, ssl_context=self._tls)
             else:
-                userinfo = urlsplit(proxy).netloc.rpartition("@")[0]
+                userinfo = unquote(urlsplit(proxy).netloc.rpartition("@")[0])
                 headers = urllib3.make_headers(proxy_basic_auth=userinfo) if userinfo else None
                 pool = urllib3.ProxyManager(proxy, maxsize=16, ssl_context=self._tls, proxy_headers=headers)
             pool.pool_classes_by_scheme = _watched_pools(self.cancelled)
@@ -281,8 +281,15 @@ def _watched_pools(cancelled: Cancelled) -> dict[str, type[HTTPConnectionPool]]:
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain
 
+    class Secure(HTTPSConnection):
+        """Its sockets are watched from the handshake on."""
+
+        def connect(self) -> None:
+            super().connect()
+            self.is_verified = True  # or needn't be, by --insecure-registry: no warning at each request
+
     class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = HTTPSConnection  # its sockets are watched from the handshake on
+        ConnectionCls = Secure
 
     return {"http": PlainPool, "https": SecurePool}
 
