@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.registry.conftest import registry
 from tests.support.fixtures import busybox_archive, daemon, shared_daemon
 
-__all__ = ["busybox_archive", "daemon", "shared_daemon"]
+__all__ = ["busybox_archive", "daemon", "registry", "shared_daemon"]
