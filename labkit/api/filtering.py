@@ -12,6 +12,8 @@ from labkit.errors import InvalidParameter
 from labkit.images.changes import duration
 from labkit.images.image import Image
 from labkit.images.inspecting import seconds
+from labkit.images.manifests import Descriptor
+from labkit.images.platforms import ManifestSummary, described
 from labkit.images.references import matches
 from labkit.images.store import ImageStore
 
@@ -33,6 +35,8 @@ class ImageSummary(msgspec.Struct, frozen=True, rename="pascal"):
     labels: dict[str, str] | None
     containers: int = -1
     virtual_size: int | msgspec.UnsetType = msgspec.UNSET
+    descriptor: Descriptor | msgspec.UnsetType = msgspec.UNSET
+    manifests: list[ManifestSummary] | msgspec.UnsetType = msgspec.UNSET
 
 
 def select(store: ImageStore, filters: dict[str, list[str]], everything: bool) -> list[Image]:
@@ -123,6 +127,7 @@ def summaries(
             sum(size for chain, size in sizes if users[chain] > 1) if shared else -1,
             image.labels or None,
             virtual_size=image.size if version < (1, 44) else msgspec.UNSET,
+            descriptor=described(image) if version >= (1, 48) else msgspec.UNSET,
         )
 
     return [summary(image) for image in images]

@@ -6,21 +6,26 @@ Store calls run on threads: they read and write disks. Events are published here
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
+
+import msgspec
 
 from labkit.api import transfers
 from labkit.api.downloads import threaded
 from labkit.api.filtering import ImageSummary, select, summaries
 from labkit.api.http import Request, Response, Route, Stream, json_response
-from labkit.api.uploads import Message, Upload, begun, with_upload
-from labkit.errors import InvalidParameter, NotImplementedByLabkit
+from labkit.api.uploads import Message, Upload, begun, line, messages, with_upload
+from labkit.errors import InvalidParameter
 from labkit.images.changes import apply_changes
+from labkit.images.fetching import Fetch
 from labkit.images.image import Image
 from labkit.images.manifests import ContainerConfig, parse_platform
+from labkit.images.platforms import ManifestSummary, check_platform, described, read_platform, summarize
 from labkit.images.progress import Report, silent
 from labkit.images.references import parse_repository
 from labkit.images.removal import ContainerUse, Removed
+from labkit.images.streams import Readable
 
 _TAR = "application/x-tar"
 
@@ -63,17 +68,41 @@ async def list_images(engine: Engine, request: Request) -> Response:
     found = select(engine.images, filters, request.flag("all"))
     patterns, shared = filters.get("reference", []), request.flag("shared-size")
     listed: list[ImageSummary] = summaries(engine.images, found, patterns, shared, request.version)
+    if request.flag("manifests"):
+        listed = [
+            msgspec.structs.replace(one, manifests=_manifests(engine, image))
+            for one, image in zip(listed, found, strict=True)
+        ]
     return json_response(listed)
+
+
+def _manifests(engine: Engine, image: Image) -> list[ManifestSummary]:
+    return summarize(image, [use.id for use in engine.containers_using(image.id)])
 
 
 async def inspect(engine: Engine, request: Request) -> Response:
     """GET /images/{name}/json (`ImageInspect`)."""
-    return json_response(engine.images.inspect(engine.images.resolve(request.params["name"])))
+    if request.flag("manifests") and request.text("platform"):
+        raise InvalidParameter("conflicting options: manifests and platform options cannot both be set")
+    image = _for_platform(engine, request)
+    found = engine.images.inspect(image)
+    if request.version >= (1, 48):
+        found = msgspec.structs.replace(found, descriptor=described(image))
+    if request.flag("manifests"):
+        found = msgspec.structs.replace(found, manifests=_manifests(engine, image))
+    return json_response(found)
 
 
 async def history(engine: Engine, request: Request) -> Response:
     """GET /images/{name}/history (`ImageHistory`)."""
-    return json_response(engine.images.history(engine.images.resolve(request.params["name"])))
+    return json_response(engine.images.history(_for_platform(engine, request)))
+
+
+def _for_platform(engine: Engine, request: Request) -> Image:
+    """The image of the path, if it is for the platform that was asked for. Raises NotFound."""
+    image = engine.images.resolve(request.params["name"])
+    check_platform(image, request.params["name"], read_platform(request.text("platform")))
+    return image
 
 
 async def tag(engine: Engine, request: Request) -> Response:
@@ -115,7 +144,8 @@ async def save(engine: Engine, request: Request) -> Stream:
     names = [request.params["name"]] if "name" in request.params else request.query.get("names", [])
     if not names:
         raise InvalidParameter("no images to save: names is empty")
-    pieces = await asyncio.to_thread(engine.images.save, names)
+    platform = read_platform(request.text("platform"))
+    pieces = await asyncio.to_thread(engine.images.save, names, platform)
     for image in pieces.images:
         _publish(engine, "save", image)
     return Stream(threaded(pieces), _TAR)
@@ -123,11 +153,11 @@ async def save(engine: Engine, request: Request) -> Stream:
 
 async def load(engine: Engine, request: Request) -> Stream:
     """POST /images/load (`ImageLoad`)."""
-    quiet = request.flag("quiet", True)
+    quiet, platform = request.flag("quiet", True), read_platform(request.text("platform"))
     before = {name: image for image in engine.images.list() for name in image.repo_tags}
 
     def work(upload: Upload, report: Report) -> Sequence[str]:
-        return engine.images.load(upload, silent if quiet else report)
+        return engine.images.load(upload, silent if quiet else report, platform)
 
     def results(names: Sequence[str]) -> Iterable[Message]:
         loaded = {name: engine.images.resolve(name) for name in names}
@@ -146,24 +176,47 @@ async def create(engine: Engine, request: Request) -> Stream:
     """POST /images/create (`ImageCreate`): pull, or import of a root filesystem."""
     if request.text("fromImage"):
         return await transfers.pull(engine, request)
-    source = request.text("fromSrc")
-    if source != "-":
-        raise NotImplementedByLabkit(f"labkit imports from the request's body only (fromSrc=-), not from {source!r}")
     return await _import(engine, request)
 
 
 async def _import(engine: Engine, request: Request) -> Stream:
+    """Of the request's body (fromSrc=-), or from a web server."""
     repository, changes = request.text("repo"), request.query.get("changes", [])
     reference = parse_repository(repository, request.text("tag")) if repository else None
     apply_changes(ContainerConfig(), changes)  # what is wrong with them is told before any of the body is read
     parse_platform(request.text("platform"))
+    source = request.text("fromSrc")
+    message, platform = request.text("message") or f"Imported from {source}", request.text("platform")
 
-    def work(upload: Upload, report: Report) -> str:
-        message, platform = request.text("message"), request.text("platform")
-        return engine.images.import_(upload, reference, changes, message, platform, report)
+    def work(archive: Readable, report: Report) -> str:
+        return engine.images.import_(archive, reference, changes, message, platform, report)
 
     def results(identifier: str) -> Iterable[Message]:
         _publish(engine, "import", engine.images.resolve(identifier), reference.familiar if reference else "")
         yield {"status": identifier}
 
-    return Stream(with_upload(await begun(request.chunks()), work, results))
+    if source == "-":
+        return Stream(with_upload(await begun(request.chunks()), work, results))
+    return Stream(_downloaded(Fetch(source), work, results))
+
+
+async def _downloaded(
+    fetch: Fetch, work: Callable[[Readable, Report], str], results: Callable[[str], Iterable[Message]]
+) -> AsyncIterator[bytes]:
+    """`messages` of work that reads a download, which ends when the client goes."""
+
+    def download(report: Report) -> str:
+        try:
+            fetch.open()
+            return work(fetch, report)
+        finally:
+            fetch.close()
+
+    yield line({"status": f"Downloading from {fetch.url}"})
+    lines = messages(download, results)
+    try:
+        async for sent in lines:
+            yield sent
+    finally:
+        fetch.cancel()
+        await lines.aclose()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from labkit.errors import InvalidParameter
+from labkit.errors import InvalidParameter, NotFound
 from labkit.images import tar
 from labkit.images.content import read_document
 from labkit.images.faults import disk_errors
@@ -28,11 +28,13 @@ from labkit.images.manifests import (
     Descriptor,
     Index,
     Manifest,
+    Platform,
     decode,
     decode_config,
     decode_manifest,
     resolve_platform,
 )
+from labkit.images.platforms import formatted, runs_on
 from labkit.images.references import Reference, parse
 from labkit.images.streams import Digest, compression_of, digest_of
 from labkit.images.tar import Entry, TarReader
@@ -147,15 +149,28 @@ def _stage_member(reader: TarReader, entry: Entry, path: Path) -> StagedBlob:
         return StagedBlob(path, hashing.digest(), entry.size)
 
 
-def read_images(staged: Staged) -> list[Incoming]:
-    """The images of an archive. Raises InvalidParameter where something is missing or is not what it says."""
+def read_images(staged: Staged, platform: Platform | None = None) -> list[Incoming]:
+    """The images of an archive; with `platform`, those that are for it.
+
+    Raises InvalidParameter where something is missing or is not what it says, NotFound if nothing is for the platform.
+    """
+    images = _read_images(staged, platform)
+    if platform is None:
+        return images
+    fitting = [image for image in images if runs_on(decode_config(image.config), platform)]
+    if not fitting:
+        raise NotFound(f"requested platform ({formatted(platform)}) not found in the archive")
+    return fitting
+
+
+def _read_images(staged: Staged, platform: Platform | None) -> list[Incoming]:
     if "manifest.json" in staged.files:
         documents = read_document(staged.files["manifest.json"].path)
         images = decode(documents, list[_DockerImage], "manifest.json")
         originals = _manifests(staged)
         return [_docker_image(staged, image, originals) for image in images]
     if "index.json" in staged.files:
-        return _oci_images(staged)
+        return _oci_images(staged, platform)
     raise InvalidParameter("invalid archive: does not contain a manifest.json")
 
 
@@ -207,12 +222,12 @@ def _manifests(staged: Staged) -> dict[tuple[str, ...], Descriptor]:
     return found
 
 
-def _oci_images(staged: Staged) -> list[Incoming]:
-    """The images of an OCI layout: each manifest of `index.json`; of several platforms, the one for this machine."""
+def _oci_images(staged: Staged, platform: Platform | None) -> list[Incoming]:
+    """The images of an OCI layout: each manifest of `index.json`; of several platforms, this one or the machine's."""
     index = decode(read_document(staged.files["index.json"].path), Index, "index.json")
     images: dict[str, Incoming] = {}
     for named in index.manifests:
-        descriptor = resolve_platform(named, lambda descriptor: read_document(staged.blob(descriptor).path))
+        descriptor = resolve_platform(named, lambda one: read_document(staged.blob(one).path), platform)
         reference = name_of(named.annotations)
         references = (reference,) if reference else ()
         if earlier := images.get(descriptor.digest):  # several names of one image

@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 
 from labkit.images.image import Image
+from labkit.images.manifests import Descriptor
+from labkit.images.platforms import ManifestSummary
 
 _EPOCH_OF_GO = "0001-01-01T00:00:00Z"
 
@@ -33,6 +35,8 @@ class ImageInspect(msgspec.Struct, frozen=True, rename="pascal", omit_defaults=T
     metadata: dict[str, Any]
     variant: str = ""
     os_version: str = ""
+    descriptor: Descriptor | None = None
+    manifests: list[ManifestSummary] | None = None
 
 
 class HistoryItem(msgspec.Struct, frozen=True, rename="pascal"):

@@ -36,11 +36,13 @@ from labkit.images.manifests import (
     OCI_CONFIG,
     ContainerConfig,
     Descriptor,
+    Platform,
     chain_ids,
     decode_config,
     decode_manifest,
     parse_platform,
 )
+from labkit.images.platforms import check_platform
 from labkit.images.progress import Report, counted, silent
 from labkit.images.receiving import Pins, Reception, Stores
 from labkit.images.references import Reference
@@ -123,14 +125,15 @@ class ImageStore:
         """The image that a name, an ID or a unique prefix of one stands for. Raises NotFound, InvalidParameter."""
         return self._catalog.find(reference)[0]
 
-    def load(self, archive: Readable, report: Report = silent) -> Sequence[str]:
+    def load(self, archive: Readable, report: Report = silent, platform: Platform | None = None) -> Sequence[str]:
         """Takes in all images of an archive (docker-archive, OCI archive; also compressed; also from a pipe), or none.
+        With `platform`, only those for it.
 
         Returns the names that were loaded, the ID of an image without name.
         Raises InvalidParameter for an archive that is malformed, truncated or lies about a digest.
         """
         with self.receiving() as reception:
-            images = read_images(stage(decompressed(read_chunks(archive)), reception.workspace))
+            images = read_images(stage(decompressed(read_chunks(archive)), reception.workspace), platform)
             for image in images:
                 self._unpack(image, reception, report)
             return reception.admit(images)
@@ -300,13 +303,16 @@ class ImageStore:
                 self._snapshots.discard(chain, grave)
             return unused
 
-    def save(self, references: Sequence[str]) -> saving.Archive:
-        """An archive of images, in pieces: an OCI layout and a docker-archive in one. Raises NotFound at once.
+    def save(self, references: Sequence[str], platform: Platform | None = None) -> saving.Archive:
+        """An archive of images, in pieces: an OCI layout and a docker-archive in one. Raises NotFound at once,
+        also for an image that is not for `platform`.
 
         A name without tag stands for all tags of its repository. Blobs stay, whatever is removed meanwhile.
         """
         with self._lock:
             selection = self._catalog.select(references)
+            for image, names in selection.values():
+                check_platform(image, names[0].familiar if names else image.id, platform)
             directory = Path(tempfile.mkdtemp(prefix="save-", dir=self._workspace))
             for digest in saving.blob_digests([image for image, _ in selection.values()]):
                 os.link(self._content.path(digest), directory / digest.removeprefix("sha256:"))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import http.server
 import io
 import json
 import os
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,6 +189,7 @@ def test_list(api: Api) -> None:
         "SharedSize": 4,
         "Labels": None,
         "Containers": -1,
+        "Descriptor": api.json("GET", "/images/app:1/json")["Descriptor"],
     }
     assert api.json("GET", "/v1.43/images/json")[0]["VirtualSize"] in (4, 8)
     assert {image["SharedSize"] for image in api.json("GET", "/images/json")} == {-1}
@@ -294,7 +297,144 @@ def test_import(api: Api) -> None:
     assert found["Comment"] == "mine"
     refused = api.error(400, "POST", "/images/create", BASE, fromSrc="-", changes="RUN x")
     assert refused == "run is not a valid change command"
-    assert "body only" in api.error(501, "POST", "/images/create", fromSrc="http://x/y.tar")
+
+
+class Web:
+    """A web server whose answers a test chooses: by path, a status, headers, and a body."""
+
+    def __init__(self, pages: dict[str, tuple[int, dict[str, str], bytes]]) -> None:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, headers, body = pages[self.path]
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                """Says nothing."""
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    length = {"Content-Length": str(len(BASE))}
+    served = Web(
+        {
+            "/base.tar": (200, length, BASE),
+            "/moved": (302, {"Location": "/base.tar"}, b""),
+            "/file": (302, {"Location": "file:///etc/passwd"}, b""),
+            "/ftp": (301, {"Location": "ftp://127.0.0.1/x"}, b""),
+            "/loop": (302, {"Location": "/loop"}, b""),
+            "/gone": (410, {}, b"no more"),
+            "/half": (200, length, BASE[:700]),
+            "/text": (200, {}, b"hello" * 1000),
+        }
+    )
+    yield served
+    served.close()
+
+
+@pytest.mark.parametrize("path", ["base.tar", "moved"])
+def test_import_from_a_web_server(api: Api, web: Web, path: str) -> None:
+    query = {"fromSrc": f"{web.url}/{path}", "repo": "own", "changes": ["CMD sh"]}
+    lines = api.lines("POST", "/images/create", **query)
+    found = api.json("GET", "/images/own/json")
+    assert lines[0] == {"status": f"Downloading from {web.url}/{path}"}
+    assert lines[-1] == {"status": found["Id"]}
+    assert found["Comment"] == f"Imported from {web.url}/{path}"
+    assert found["RootFS"]["Layers"] == [digest(BASE)]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("file", "'file:///etc/passwd' is not allowed"),
+        ("ftp", "only http:// and https:// URLs"),
+        ("loop", "infinite loop"),
+        ("gone", "with status 410 Gone: no more"),
+        ("half", "unexpected EOF"),
+        ("text", "invalid tar header"),
+    ],
+)
+def test_what_a_web_server_may_not_do(api: Api, web: Web, path: str, message: str) -> None:
+    """Lead the daemon to files of its machine, or pass half an archive for a whole one."""
+    assert message in api.lines("POST", "/images/create", fromSrc=f"{web.url}/{path}")[-1]["error"]
+    assert api.json("GET", "/images/json") == []
+
+
+def test_sources_that_are_no_web_servers(api: Api) -> None:
+    for source in ("file:///etc/passwd", "unix:///x", "http://"):
+        assert "only http" in api.error(400, "POST", "/images/create", fromSrc=source)
+    (_, line) = api.lines("POST", "/images/create", fromSrc="127.0.0.1:1/x.tar")
+    assert "can't import from http://127.0.0.1:1/x.tar" in line["error"]
+
+
+ARM = {"os": "linux", "architecture": "arm64"}
+
+
+def test_platforms(api: Api) -> None:
+    """Of an image for one platform, asked for by this one or another."""
+    api.lines("POST", "/images/load", docker_archive([BASE], ["app:1"], config_of([BASE], architecture="arm64")))
+    for path in ("json", "history", "get"):
+        assert api.call("GET", f"/images/app:1/{path}", platform=json.dumps(ARM))[0] == 200
+        assert api.call("GET", f"/images/app:1/{path}", platform=json.dumps(ARM | {"variant": "v8"}))[0] == 200
+        error = api.error(404, "GET", f"/images/app:1/{path}", platform='{"os":"linux","architecture":"amd64"}')
+        assert error == (
+            "image with reference app:1 was found but its platform (linux/arm64) "
+            "does not match the specified platform (linux/amd64)"
+        )
+    assert "both OS and Arch" in api.error(400, "GET", "/images/app:1/json", platform="{}")
+    assert "conflicting options" in api.error(400, "GET", "/images/app:1/json", platform=json.dumps(ARM), manifests=1)
+
+
+def test_load_of_a_platform(api: Api) -> None:
+    archive = docker_archive([BASE], ["app:1"], config_of([BASE], architecture="arm64"))
+    (line,) = api.lines("POST", "/images/load", archive, platform="linux/s390x")
+    assert line["error"] == "requested platform (linux/s390x) not found in the archive"
+    assert api.json("GET", "/images/json") == []
+    assert api.lines("POST", "/images/load", archive, platform=json.dumps(ARM)) == [{"stream": "Loaded image: app:1\n"}]
+
+
+def test_manifests(api: Api) -> None:
+    api.lines("POST", "/images/load", docker_archive([BASE], ["app:1"]))
+    identifier = digest(config_of([BASE]))
+    api.engine.uses[identifier] = [ContainerUse("c" * 64, True)]
+    image = api.engine.images.resolve("app:1")
+    content = image.manifest.size + len(image.document) + len(BASE)
+    expected = {
+        "ID": image.manifest.digest,
+        "Descriptor": {
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": image.manifest.digest,
+            "size": image.manifest.size,
+            "platform": {"architecture": "amd64", "os": "linux"},
+        },
+        "Available": True,
+        "Size": {"Content": content, "Total": content + 4},
+        "Kind": "image",
+        "ImageData": {
+            "Platform": {"architecture": "amd64", "os": "linux"},
+            "Containers": ["c" * 64],
+            "Size": {"Unpacked": 4},
+        },
+    }
+    (listed,) = api.json("GET", "/images/json", manifests=1)
+    assert listed["Manifests"] == [expected]
+    found = api.json("GET", "/images/app:1/json", manifests=1)
+    assert (found["Manifests"], found["Descriptor"]) == ([expected], expected["Descriptor"])
+    assert "Manifests" not in api.json("GET", "/images/app:1/json")
+    assert "Descriptor" not in api.json("GET", "/v1.47/images/app:1/json")
 
 
 def test_pull_of_what_is_here(api: Api) -> None:

@@ -36,6 +36,20 @@ images --digests --no-trunc
 images --format json
 images nosuch
 image ls -q
+images --tree
+images --tree -a
+images --tree -q
+images --tree --digests
+images --tree --format x
+images --tree nosuch
+images -f dangling=true
+images -f dangling=maybe
+images -f foo=bar
+images -f before=nosuch
+images -f since=labbb
+images -f reference=lab* -q
+images -f label=nosuch
+images -f until=1h
 history labbb
 history -H=false --no-trunc labbb
 history --format json labbb
@@ -155,7 +169,7 @@ run --pid foo labbb
 """
 
 HELPS = """
-commit export ps inspect stop kill restart wait rm logs attach rename top pause unpause port tag load save import
+commit export images ps inspect stop kill restart wait rm logs attach rename top pause unpause port tag load save import
 history pull info events
 """
 

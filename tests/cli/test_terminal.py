@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import termios
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pexpect  # type: ignore[import-untyped]  # comes with IPython; there are 
 import pytest
 
 from labkit.client import Client
+from tests.cli import recorded
 
 pytestmark = pytest.mark.root
 
@@ -99,3 +101,14 @@ def test_the_terminal_is_as_before_afterwards(engine: str) -> None:
         child.expect("ended\r\n")
     assert termios.tcgetattr(child.child_fd) == before
     child.close(force=True)
+
+
+def test_the_tree_of_images_has_colours(engine: str) -> None:
+    """The same as docker's, where it is of the version whose answers we follow; narrow ones have fewer columns."""
+    for columns in (30, 80):
+        words = ["-m", "labkit.cli.main", "images", "--tree", "-a"]
+        ours = pexpect.run(shlex.join([sys.executable, *words]), dimensions=(33, columns), encoding="utf-8")
+        assert "\x1b[34m\x1b[1mlabbb:latest\x1b[0m" in ours
+        assert ("EXTRA" in ours) is (columns == 80)
+        if recorded.is_installed():
+            assert ours == pexpect.run("docker images --tree -a", dimensions=(33, columns), encoding="utf-8")

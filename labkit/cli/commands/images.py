@@ -77,6 +77,7 @@ IMAGE_COMMANDS = (
             LIST_FORMAT,
             NO_TRUNC,
             Flag("quiet", "q", "bool", "Only show image IDs"),
+            Flag("tree", "", "bool", "List multi-platform images as a tree (EXPERIMENTAL)"),
         ),
         0,
         1,

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 from labkit.cli.grammar import Invocation, StatusError
 from labkit.cli.references import split_name
+from labkit.cli.runners.images import platform_json
 from labkit.cli.session import Session
 from labkit.client.engine import Answer, Query
 
@@ -20,7 +21,10 @@ def load(session: Session, given: Invocation) -> None:
     if not source and session.streams.stdin_is_terminal:
         raise StatusError("requested load from stdin, but stdin is empty")
     with _open(session, source) as archive:
-        query = {"quiet": given.flag("quiet") or not session.streams.stdout_is_terminal, "platform": _platform(given)}
+        query = {
+            "quiet": given.flag("quiet") or not session.streams.stdout_is_terminal,
+            "platform": platform_json(given),
+        }
         show_progress(session, session.client.request("POST", "/images/load", query, _pieces(archive)))
 
 
@@ -71,7 +75,7 @@ def _progress_line(message: dict[str, Any], terminal: bool) -> str:
 
 
 def save(session: Session, given: Invocation) -> None:
-    names, platform = given.arguments, _platform(given)
+    names, platform = given.arguments, platform_json(given)
     target = "/images/get" if len(names) > 1 else f"/images/{names[0]}/get"
     query: Query = {"names": names if len(names) > 1 else None, "platform": platform}
     write_archive(session, given.text("output"), "failed to save image", target, query)

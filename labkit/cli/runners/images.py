@@ -42,6 +42,11 @@ _HISTORY_HEADERS = {
 
 
 def images(session: Session, given: Invocation) -> None:
+    if given.flag("tree"):
+        from labkit.cli.runners.tree import images_tree
+
+        images_tree(session, given)
+        return
     filters = given.all("filter") + [("reference", name) for name in given.arguments]
     query = {"all": given.flag("all"), "filters": encode_filters(filters), "digests": given.flag("digests")}
     template = given.text("format") or "table"
@@ -99,7 +104,7 @@ def image_row(image: Mapping[str, Any], truncate: bool, name: str, tag: str, dig
 
 def history(session: Session, given: Invocation) -> None:
     human = given.options.get("human", True)
-    layers = session.client.get(f"/images/{given.arguments[0]}/history", {"platform": _platform(given)})
+    layers = session.client.get(f"/images/{given.arguments[0]}/history", {"platform": platform_json(given)})
     template = given.text("format") or "table"
     if template == "table":
         template = "{{.ID}}" if given.flag("quiet") else _HISTORY if human else _HISTORY_PLAIN
@@ -107,7 +112,7 @@ def history(session: Session, given: Invocation) -> None:
     session.out(write_rows(template, rows, _HISTORY_HEADERS, "*formatter.historyContext"))
 
 
-def _platform(given: Invocation) -> str | None:
+def platform_json(given: Invocation) -> str | None:
     """`os/arch/variant` as the JSON that the API's `platform` takes."""
     if not given.text("platform"):
         return None
