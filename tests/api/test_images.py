@@ -21,6 +21,8 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from labkit.api import hub, images
+from labkit.engine.settings import Settings
+from labkit.engine.traces import Traces
 from labkit.images.references import parse
 from labkit.images.removal import ContainerUse
 from labkit.images.store import ImageStore
@@ -38,6 +40,8 @@ class FakeEngine:
 
     def __init__(self, root: Path) -> None:
         self.images = ImageStore(root)
+        self.settings = Settings(str(root.parent), str(root.parent), "")
+        self.traces = Traces()
         self.events = SimpleNamespace(publish=self._publish)
         self.published: list[tuple[str, str, str, str]] = []
         self.uses: dict[str, list[ContainerUse]] = {}
@@ -437,14 +441,6 @@ def test_manifests(api: Api) -> None:
     assert "Descriptor" not in api.json("GET", "/v1.47/images/app:1/json")
 
 
-def test_pull_of_what_is_here(api: Api) -> None:
-    api.lines("POST", "/images/load", docker_archive([BASE], ["app:1"]))
-    lines = api.lines("POST", "/images/create", fromImage="app", tag="1")
-    assert lines[0] == {"status": "Pulling from library/app", "id": "1"}
-    assert lines[-1] == {"status": "Status: Image is up to date for app:1"}
-    assert "can't pull other:latest from a registry yet" in api.error(501, "POST", "/images/create", fromImage="other")
-
-
 def test_hub_build(api: Api) -> None:
     lines = api.lines("POST", "/labkit/hub/build", name="busybox")
     assert any(line.get("stream", "").startswith("/bin/busybox from /") for line in lines)
@@ -478,7 +474,6 @@ def test_the_docker_command(api: Api, tmp_path: Path) -> None:
     assert imported.strip() == api.engine.images.resolve("own:1").id
     assert "No such image: none" in api.docker("rmi", "none", fails=True)
     assert "invalid tar header" in api.docker("load", stdin=b"x" * 4096, fails=True)
-    assert "up to date for app:1" in api.docker("pull", "app:1")
 
 
 def api_chain() -> str:
