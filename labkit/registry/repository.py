@@ -106,7 +106,7 @@ class Repository:
             digest = answer.headers.get("Docker-Content-Digest", "")
             size = answer.headers.get("Content-Length", "")
             media_type = media_type_of(answer.headers.get("Content-Type", ""))
-        if not digest or not size.isdecimal() or not media_type:
+        if not digest.startswith("sha256:") or not size.isdecimal() or not media_type:
             return self.manifest(tag_or_digest).descriptor  # the headers are optional
         if named.digest and digest != named.digest:
             raise LabkitError(f"manifest verification failed for digest {named.digest}: the registry says {digest}")

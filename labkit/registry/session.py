@@ -100,7 +100,7 @@ class Session:
         self.rate_limit: RateLimit | None = None
         self._current = 0
         self._places = [
-            # Credentials are the registry's: a mirror gets none, as in dockerd.
+            # Credentials are the registry's: a mirror gets none.
             Place(
                 Transport(place, observe, cancelled, context, patience), Credentials() if place.mirror else credentials
             )

@@ -32,7 +32,7 @@ from labkit.trace import TraceContext
 PIECE = 1 << 18  # bytes that are read at once; fits the second-level cache
 _REDIRECTS = 10
 _REDIRECTED = {301: "GET", 302: "GET", 303: "GET", 307: "", 308: ""}
-_PASSING = frozenset((429, 500, 502, 503, 504))  # what a later try may mend
+PASSING = frozenset((429, 500, 502, 503, 504))  # what a later try may mend
 _BROKEN = (urllib3.exceptions.HTTPError, OSError)
 
 Body = bytes | Callable[[], Iterable[bytes]] | None
@@ -175,7 +175,7 @@ class Transport:
                 if pause is None or not self.answered or not request.repeatable:
                     raise
             else:
-                if answer.status not in _PASSING or not request.repeatable:
+                if answer.status not in PASSING or not request.repeatable:
                     return answer
                 failures += 1
                 asked = retry_after(answer.headers.get("Retry-After"), datetime.now(UTC))

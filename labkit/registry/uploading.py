@@ -20,7 +20,7 @@ from labkit.images.streams import digest_of
 from labkit.registry.documents import is_digest
 from labkit.registry.faults import registry_error
 from labkit.registry.repository import Repository
-from labkit.registry.transport import Answer, Broken, Unreachable, resolved
+from labkit.registry.transport import PASSING, Answer, Broken, Unreachable, resolved
 
 Chunks = Callable[[int], Iterator[bytes]]
 """The bytes of a blob from an offset on; asked for anew for each try."""
@@ -127,10 +127,8 @@ class Uploader:
         with self._send("PATCH", opened.url, purpose, headers, body, repeatable=False) as answer:
             if answer.status == 416:
                 return self._status(opened, descriptor)
-            if answer.status >= 500:
-                raise Broken(str(registry_error(answer)))
             if answer.status not in (201, 202, 204):
-                raise registry_error(answer)
+                raise _refusal(answer)
             return _opened(answer), _reached(answer, end, descriptor)
 
     def _status(self, opened: _Opened, descriptor: Descriptor) -> tuple[_Opened, int]:
@@ -147,10 +145,8 @@ class Uploader:
         target = f"{url}{joint}{urlencode({'digest': check_digest(descriptor.digest)})}"
         purpose = f"blob {descriptor.digest}" if size else f"end the upload of {descriptor.digest}"
         with self._send("PUT", target, purpose, headers, body, repeatable=False) as answer:
-            if answer.status >= 500:
-                raise Broken(str(registry_error(answer)))
             if answer.status not in (201, 204):
-                raise registry_error(answer)
+                raise _refusal(answer)
             _check_stored(answer, descriptor.digest)
 
     def put_manifest(self, tag_or_digest: str, media_type: str, body: bytes) -> str:
@@ -217,6 +213,12 @@ class Uploader:
             if self._session.place.transport.answered:
                 raise Broken(str(error)) from error  # it was there before, and may come back
             raise
+
+
+def _refusal(answer: Answer) -> LabkitError:
+    """The error for a part of an upload; Broken for what a later try may mend."""
+    error = registry_error(answer)
+    return Broken(str(error)) if answer.status in PASSING else error
 
 
 def _opened(answer: Answer) -> _Opened:

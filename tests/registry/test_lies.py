@@ -82,9 +82,10 @@ def test_an_endless_manifest(script: Script) -> None:
         repository.manifest("1")
 
 
-def test_head_without_headers_falls_back_to_get(script: Script) -> None:
+@pytest.mark.parametrize("stated", ["", "sha512:" + "a" * 128])
+def test_head_without_usable_headers_falls_back_to_get(script: Script, stated: str) -> None:
     def answer(asked: Asked) -> None:
-        digest = "" if asked.command == "HEAD" else digest_of(MANIFEST)
+        digest = stated if asked.command == "HEAD" else digest_of(MANIFEST)
         lying(asked, MANIFEST, Docker_Content_Digest=digest)
 
     server = script(answer)

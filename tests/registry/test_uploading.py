@@ -214,6 +214,24 @@ def test_a_broken_put_begins_again(script: Script) -> None:
     assert [seen.method for seen in server.seen if seen.path.startswith("/v2")] == ["POST", "PUT", "POST", "PUT"]
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_registry_that_is_busy_is_tried_again(script: Script, status: int, chunked: bool) -> None:
+    uploads = Uploads()
+    busy = [True]
+
+    def answer(asked: Asked) -> None:
+        if asked.command in ("PUT", "PATCH") and busy:
+            busy.clear()
+            return asked.say(status)
+        return uploads.answer(asked)
+
+    server = script(answer)
+    with writing(server.host) as repository:
+        Uploader(repository).upload(described(BLOB), chunks, chunked)
+    assert uploads.received == BLOB
+
+
 def test_a_put_that_always_breaks_ends(script: Script) -> None:
     server = script(Uploads(lambda asked, number: True).answer)
     with writing(server.host) as repository, pytest.raises(Broken):
