@@ -15,19 +15,25 @@ class Pieces(Protocol):
 
 
 async def threaded(pieces: Pieces) -> AsyncIterator[bytes]:
-    """The iterator's pieces, each made on a thread; it is closed only when no thread is in it any more."""
-    step: asyncio.Future[bytes | None] | None = None
+    """The iterator's pieces, each made on a thread while the one before is sent.
+
+    It is closed only when no thread is in it any more.
+    """
+    step = _begin(pieces)
     try:
-        while True:
-            step = asyncio.ensure_future(asyncio.to_thread(_next, pieces))
-            piece = await asyncio.shield(step)
-            if piece is None:
-                return
+        while (piece := await asyncio.shield(step)) is not None:
+            step = _begin(pieces)
             yield piece
     finally:
-        if step and not step.done():
+        if not step.done():
             await asyncio.wait([step])
+        if not step.cancelled():
+            step.exception()  # of a piece that nobody waits for any more
         await asyncio.to_thread(pieces.close)
+
+
+def _begin(pieces: Pieces) -> asyncio.Future[bytes | None]:
+    return asyncio.ensure_future(asyncio.to_thread(_next, pieces))
 
 
 def _next(pieces: Pieces) -> bytes | None:
