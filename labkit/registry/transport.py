@@ -10,6 +10,7 @@ import os
 import random
 import ssl
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -221,6 +222,7 @@ class Transport:
             )
         except _BROKEN as error:
             failure = self._failure(request, error)
+            traceback.clear_frames(error.__traceback__)  # they hold half an answer, and with it an open connection
             self._observe(replace(told, ended=time.time_ns(), error=str(failure)))
             self.cancelled.check()
             raise failure from None  # its cause may name a URL in full

@@ -257,11 +257,10 @@ def test_a_server_that_falls_silent(script: Script, connect: Connect) -> None:
         return asked.end()
 
     server = script(answer)
-    transport = connect(server.url, replace(QUICK, read=0.05, attempts=1))
     with pytest.raises(Broken, match=r"no answer within 0\.05 seconds"):
-        transport.send(get(server.url + "/silent"))
+        connect(server.url, replace(QUICK, read=0.05, attempts=1)).send(get(server.url + "/silent"))
     with pytest.raises(Broken, match="no data within the time allowed"):
-        fetch(transport, server.url + "/half")
+        fetch(connect(server.url, replace(QUICK, read=1, attempts=1)), server.url + "/half")
     done.set()
 
 
