@@ -67,7 +67,7 @@ SYSTEM_COMMANDS = (
             Flag("htpasswd", "", "string", "File of users and bcrypt passwords that may use it", complete="file"),
             Flag("log-level", "", "string", 'How much to log (default "info")', complete="debug|info|warn|error"),
             Flag("no-delete", "", "bool", "Refuse to delete tags, manifests and blobs"),
-            Flag("proxy", "", "string", "URL of a registry to be a pull-through cache of"),
+            Flag("proxy", "", "string", "URL of a registry to be a cache of (as $LABKIT_PROXY_USER, USER:PASSWORD)"),
             Flag("readonly", "", "bool", "Refuse pushes and deletions"),
             Flag("root", "", "string", 'Where images are kept (default "/var/lib/labkit-registry")', complete="file"),
             Flag("tls-cert", "", "string", "Certificate to serve with", complete="file"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from labkit.images.manifests import Descriptor
 from labkit.registry.server.refusals import Refused
-from labkit.registry.server.serving import FilePart
+from labkit.registry.server.serving import Content
 from labkit.registry.server.storage import Storage, Stored
 from labkit.registry.server.uploads import Uploads
 
@@ -15,10 +16,16 @@ class Origin(Protocol):
     """Another registry that this one is a cache of."""
 
     def manifest(self, name: str, reference: str) -> Stored:
-        """Raises Refused: MANIFEST_UNKNOWN."""
+        """Raises Refused (MANIFEST_UNKNOWN), and LabkitErrors as the other registry gives cause."""
 
-    def blob(self, name: str, digest: str) -> FilePart:
-        """The blob, which may still be arriving. Raises Refused: BLOB_UNKNOWN."""
+    def blob(self, name: str, digest: str, wanted: bool) -> Content:
+        """The blob, which may still be arriving; nothing of it if it isn't `wanted`. Raises Refused (BLOB_UNKNOWN)."""
+
+    def tags(self, name: str) -> list[str]:
+        """All tags. Raises Refused (NAME_UNKNOWN)."""
+
+    def referrers(self, name: str, digest: str) -> list[Descriptor]:
+        """The manifests with this subject."""
 
 
 @dataclass(frozen=True, slots=True)

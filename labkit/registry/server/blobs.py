@@ -7,7 +7,7 @@ import re
 from labkit.registry.server.application import Registry
 from labkit.registry.server.names import check_digest, check_name
 from labkit.registry.server.refusals import Refused
-from labkit.registry.server.serving import Answer, FilePart, Request
+from labkit.registry.server.serving import Answer, Content, FilePart, Request
 from labkit.registry.server.storage import Repository
 from labkit.registry.server.uploads import range_of
 
@@ -19,14 +19,12 @@ def get_blob(registry: Registry, request: Request, named: dict[str, str]) -> Ans
     """end-2: a blob or a range of it, or with HEAD whether it is here."""
     name, digest = check_name(named["name"]), check_digest(named["digest"])
     if registry.origin:
-        part = registry.origin.blob(name, digest)
-    else:
-        blob = registry.storage.find(name).open_blob(digest)
-        part = FilePart(blob.descriptor, 0, blob.size)
-    return _blob_answer(request, digest, part)
+        return _blob_answer(request, digest, registry.origin.blob(name, digest, request.method == "GET"))
+    blob = registry.storage.find(name).open_blob(digest)
+    return _blob_answer(request, digest, FilePart(blob.descriptor, 0, blob.size))
 
 
-def _blob_answer(request: Request, digest: str, part: FilePart) -> Answer:
+def _blob_answer(request: Request, digest: str, part: Content) -> Answer:
     headers = (
         ("Docker-Content-Digest", digest),
         ("ETag", f'"{digest}"'),

@@ -10,14 +10,16 @@ import ssl
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
 from labkit.errors import Forbidden, InvalidParameter
+from labkit.registry.credentials import Credentials
 from labkit.registry.server.access import Passwords
 from labkit.registry.server.application import Registry
+from labkit.registry.server.proxy import Proxy
 from labkit.registry.server.routes import Application
 from labkit.registry.server.serving import Server
 from labkit.registry.server.storage import Storage
@@ -25,6 +27,8 @@ from labkit.registry.server.sweeping import sweep
 from labkit.registry.server.uploads import Uploads
 
 DEFAULT_ROOT = "/var/lib/labkit-registry"
+PROXY_USER = "LABKIT_PROXY_USER"
+"""The environment's variable with USER:PASSWORD for the registry that is cached."""
 _GRACE = 5  # seconds for the requests under way when the registry ends; uploads go on after a restart
 _ENDING = frozenset((signal.SIGTERM, signal.SIGINT))
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
@@ -69,15 +73,20 @@ def _serve(options: Options) -> None:
     passwords = Passwords(Path(options.htpasswd)) if options.htpasswd else None
     root = Path(options.root).absolute()
     storage = Storage(root)
-    try:
-        registry = Registry(storage, Uploads(storage.workspace), options.readonly, options.deletable)
+    with closing(storage), ExitStack() as stack:
+        origin = stack.enter_context(closing(Proxy(storage, options.proxy, _proxy_user()))) if options.proxy else None
+        registry = Registry(storage, Uploads(storage.workspace), options.readonly, options.deletable, origin)
         if options.deletable and not options.readonly:
             sweep(storage)
         with _listening(address, Application(registry, passwords), tls) as server:
             _announce(server, options, root)
             _run(server)
-    finally:
-        storage.close()
+
+
+def _proxy_user() -> Credentials:
+    """Who a cache is to the registry behind it: from the environment, which other users of the machine don't see."""
+    user, _, password = os.environ.get(PROXY_USER, "").partition(":")
+    return Credentials(user, password)
 
 
 def _listening(address: tuple[str, int], application: Application, tls: ssl.SSLContext | None) -> Server:
@@ -134,9 +143,11 @@ def _announce(server: Server, options: Options, root: Path) -> None:
     scheme = "https" if options.tls_cert else "http"
     print(f"labkit registry listens on {scheme}://{shown}")
     print(f"  images: {root}, an OCI image layout for each repository")
-    if options.readonly:
+    if options.proxy:
+        print(f"  it is a cache of {options.proxy}: what isn't here is fetched there")
+    elif options.readonly:
         print("  it is read-only")
     if not ip_address(str(host).partition("%")[0]).is_loopback and not options.htpasswd:
-        risk = "pull" if options.readonly else "pull, push and delete"
+        risk = "pull" if options.readonly or options.proxy else "pull, push and delete"
         print(f"  it is open to all: whoever reaches {shown} can {risk} (--htpasswd FILE asks for a password)")
     sys.stdout.flush()

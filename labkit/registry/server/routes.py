@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from labkit.images.manifests import DOCUMENT_LIMIT, OCI_INDEX, Index
+from labkit.images.manifests import DOCUMENT_LIMIT, OCI_INDEX, Descriptor, Index
 from labkit.registry.server import blobs
 from labkit.registry.server.access import Passwords
 from labkit.registry.server.application import Registry
@@ -88,8 +88,8 @@ def delete_manifest(registry: Registry, request: Request, named: dict[str, str])
 def list_tags(registry: Registry, request: Request, named: dict[str, str]) -> Answer:
     """end-8: the tags of a repository, in order, by pages if the client wants so."""
     name = check_name(named["name"])
-    found = sorted(registry.storage.find(name).listing().tags)
-    shown, link = _paged(found, request, f"/v2/{name}/tags/list")
+    found = registry.origin.tags(name) if registry.origin else registry.storage.find(name).listing().tags
+    shown, link = _paged(sorted(found), request, f"/v2/{name}/tags/list")
     return Answer(200, (_JSON, *link), msgspec.json.encode({"name": name, "tags": shown}))
 
 
@@ -119,12 +119,19 @@ def referrers(registry: Registry, request: Request, named: dict[str, str]) -> An
     """end-12: the manifests whose subject is this digest. None, also of what isn't here, is an empty index:
     404 would tell the client to fall back to tags."""
     digest, name = check_digest(named["digest"]), check_name(named["name"])
-    found = repository.referrers(digest) if (repository := _known(registry, name)) else []
+    found = _find_referrers(registry, name, digest)
     headers = [("Content-Type", OCI_INDEX)]
     if wanted := request.query.get("artifactType"):
         found = [descriptor for descriptor in found if descriptor.artifact_type == wanted]
         headers.append(("OCI-Filters-Applied", "artifactType"))
     return Answer(200, tuple(headers), msgspec.json.encode(Index(tuple(found))))
+
+
+def _find_referrers(registry: Registry, name: str, digest: str) -> list[Descriptor]:
+    if registry.origin:
+        return registry.origin.referrers(name, digest)
+    repository = _known(registry, name)
+    return repository.referrers(digest) if repository else []
 
 
 def _known(registry: Registry, name: str) -> Repository | None:

@@ -21,7 +21,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
 from os import close
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from labkit.errors import LabkitError
@@ -36,20 +36,38 @@ _DRAIN = 1 << 16  # bytes of an unread body that are cheaper to read than a new 
 _LINGER = 5  # seconds for a client to notice that it needn't send the rest
 
 
+class Content(Protocol):
+    """An answer's body that isn't in memory."""
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+
+    def pieces(self) -> Iterator[tuple[int, int, int]]:
+        """Descriptor, offset and length of what can be sent now, until all is sent.
+
+        Raises ConnectionError if the rest will never come.
+        """
+
+    def narrowed(self, start: int, end: int) -> Content:
+        """The same body from one offset to another."""
+
+    def close(self) -> None:
+        """Gives its descriptors back."""
+
+
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """Bytes of an open file as an answer's body; the descriptor is closed when they are sent."""
+    """Bytes of an open file as an answer's body."""
 
     descriptor: int
     start: int
     size: int
 
     def pieces(self) -> Iterator[tuple[int, int, int]]:
-        """Descriptor, offset and length of what can be sent now; all of it."""
         yield self.descriptor, self.start, self.size
 
     def narrowed(self, start: int, end: int) -> FilePart:
-        """The same body from one offset to another."""
         return replace(self, start=start, size=end - start)
 
     def close(self) -> None:
@@ -62,7 +80,7 @@ class Answer:
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
-    body: bytes | FilePart = b""
+    body: bytes | Content = b""
 
     @property
     def size(self) -> int:
@@ -278,7 +296,7 @@ class Connection(BaseHTTPRequestHandler):
                 answer.body.close()
         log.info('%s "%s %s" %d %d', self.client_address[0], self.command, self.path, answer.status, answer.size)
 
-    def _send_body(self, body: bytes | FilePart) -> None:
+    def _send_body(self, body: bytes | Content) -> None:
         if isinstance(body, bytes):
             self.connection.sendall(body)
             return

@@ -5,9 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +16,13 @@ from labkit.images.manifests import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFE
 from labkit.registry.server.access import Passwords
 from labkit.registry.server.application import Registry
 from labkit.registry.server.documents import digest_of
+from labkit.registry.server.proxy import Proxy
 from labkit.registry.server.routes import Application
-from labkit.registry.server.serving import Server
+from labkit.registry.server.serving import Answer, Request, Server
 from labkit.registry.server.storage import Storage
 from labkit.registry.server.uploads import Uploads
+
+Answering = Callable[[Request], Answer]
 
 PATIENCE = 20
 """Seconds after which what should have happened has not."""
@@ -41,12 +43,17 @@ class Served:
 
 @contextmanager
 def serving(
-    root: Path, passwords: Passwords | None = None, tls: ssl.SSLContext | None = None, **settings: Any
+    root: Path,
+    passwords: Passwords | None = None,
+    around: Callable[[Answering], Answering] = lambda application: application,
+    proxy: Callable[[Storage], Proxy] | None = None,
+    **settings: Any,
 ) -> Iterator[Served]:
-    """A registry with that root, while the block runs."""
+    """A registry with that root, while the block runs. `around` may watch or change what it answers."""
     storage = Storage(root)
-    registry = replace(Registry(storage, Uploads(storage.workspace)), **settings)
-    server = Server(("127.0.0.1", 0), Application(registry, passwords), tls)
+    origin = proxy(storage) if proxy else None
+    registry = replace(Registry(storage, Uploads(storage.workspace), origin=origin), **settings)
+    server = Server(("127.0.0.1", 0), around(Application(registry, passwords)))
     thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.02))
     thread.start()
     try:
@@ -56,6 +63,8 @@ def serving(
         thread.join()
         server.server_close()
         server.drain(PATIENCE)
+        if origin:
+            origin.close()
         storage.close()
 
 
