@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import uvloop
 
-from labkit.api import commit, containers, exec, hub, images, system, traces, transfers, usage
+from labkit.api import commit, comparisons, containers, exec, hub, images, system, traces, transfers, usage
 from labkit.api.http import Route, Server
 from labkit.engine.engine import Engine
 from labkit.engine.settings import Settings
@@ -31,6 +31,7 @@ MODULES: tuple[Callable[[Engine], list[Route]], ...] = (
     images.routes,
     transfers.routes,
     usage.routes,
+    comparisons.routes,
     hub.routes,
     traces.routes,
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.images.tars import config_of, docker_archive, member, tar
-from tests.support.daemon import Daemon, busybox
+from tests.support.daemon import PATIENCE, Daemon, busybox
 
 pytestmark = pytest.mark.root
 
@@ -249,3 +251,41 @@ def test_disk_usage(clean: Daemon) -> None:
     found = clean.request("GET", "/system/df?type=container")[1]
     assert (found["Images"], found["Volumes"], len(found["Containers"])) == (None, None, 1)
     assert clean.request("GET", "/system/df?type=foo") == (400, {"message": "unknown object type: foo"})
+
+
+def labkit(daemon: Daemon, *words: str) -> list[str]:
+    command = [sys.executable, "-m", "labkit.cli.main", *words]
+    done = subprocess.run(command, env=daemon.environment(), capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    return [" ".join(line.split()) for line in done.stdout.splitlines()]
+
+
+def test_differences_and_waste(clean: Daemon) -> None:
+    edit = tar(member("file1", bytes(999)), member("note", b"hello\n"), member(".wh.file2"))
+    for content in (archive("app:1", ONE, TWO), archive("app:2", ONE, TWO, edit)):
+        clean.docker("load", stdin=content)
+    assert labkit(clean, "image", "diff", "--text", "note", "app:1", "app:2") == [
+        "LAYER CHANGE PATH SIZE WHAT",
+        "3 ~ /file1 1kB -> 999B content",
+        "3 - /file2 2kB",
+        "3 + /note 6B",
+        "",
+        "2 of the 3 layers of app:2 are those of app:1. 1 added (6B), 1 removed (2kB), 1 changed (999B).",
+        "",
+        "--- a/note",
+        "+++ b/note",
+        "@@ -0,0 +1 @@",
+        "+hello",
+    ]
+    assert labkit(clean, "image", "waste", "app:2") == [
+        "Efficiency: 25.1%",
+        "Wasted: 3kB of 4.005kB (74.9%)",
+        "",
+        "COPIES WASTED PATH",
+        "2 2kB /file2",
+        "2 1kB /file1",
+    ]
+    assert clean.request("GET", "/labkit/images/diff?a=app:1&b=nosuch")[0] == 404
+    assert (
+        json.loads("".join(labkit(clean, "image", "diff", "--format", "json", "app:2", "app:1")[:1]))["Change"] in "+-~"
+    )

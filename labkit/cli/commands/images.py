@@ -5,6 +5,7 @@ from __future__ import annotations
 from labkit.cli.commands.shared import FILTER, INSPECT_FORMAT, LIST_FORMAT, NO_TRUNC, PLATFORM, platform_flag
 from labkit.cli.grammar import Command, Flag
 
+_COMPARE = "labkit.cli.runners.compare"
 _IMAGES = "labkit.cli.runners.images"
 _ARCHIVES = "labkit.cli.runners.archives"
 
@@ -14,6 +15,21 @@ def _names(name: str) -> tuple[tuple[str, ...], ...]:
 
 
 IMAGE_COMMANDS = (
+    Command(
+        (("image", "diff"),),
+        "Show which files differ between two images, and the layers that made the difference",
+        f"{_COMPARE}:diff",
+        "IMAGE IMAGE",
+        (
+            LIST_FORMAT,
+            Flag("text", "", "list", "Show the differences of this file line by line"),
+            Flag("unified", "u", "bool", "Show the differences of all small text files line by line"),
+        ),
+        2,
+        2,
+        complete=("image",),
+        examples=("image diff app:1 app:2", "image diff -u app:1 app:2"),
+    ),
     Command(
         _names("history"),
         "Show the history of an image",
@@ -143,6 +159,16 @@ IMAGE_COMMANDS = (
         "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
         least=2,
         most=2,
+        complete=("image",),
+    ),
+    Command(
+        (("image", "waste"),),
+        "Show what an image's layers overwrite or delete of each other",
+        f"{_COMPARE}:waste",
+        "IMAGE",
+        (LIST_FORMAT,),
+        1,
+        1,
         complete=("image",),
     ),
     Command(
