@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 import labkit
+from labkit.errors import InvalidParameter
 from labkit.images.archives import Incoming, StagedBlob
 from labkit.images.image import Image
 from labkit.images.manifests import OCI_CONFIG, OCI_LAYER, Descriptor, Manifest
@@ -19,6 +20,7 @@ from labkit.images.references import Reference
 from labkit.images.streams import digest_of
 
 EMPTY_LAYER = digest_of(bytes(1024))  # a tar without members
+_DEPTH = 127  # layers of an image
 _INHERITED = ("architecture", "variant", "os", "os.version", "os.features")
 
 
@@ -69,7 +71,12 @@ def committed(
     reference: Reference | None,
     created: str,
 ) -> Incoming:
-    """The new image, to be stored: the parent's layers, which are `below`, and its own, an uncompressed tar."""
+    """The new image, to be stored: the parent's layers, which are `below`, and its own, an uncompressed tar.
+
+    Raises InvalidParameter if these are more layers than Docker stacks.
+    """
+    if len(below) >= _DEPTH and layer.digest != EMPTY_LAYER:
+        raise InvalidParameter("max depth exceeded")
     config = child_config(parent, commit, layer.digest, created)
     empty = layer.digest == EMPTY_LAYER
     added = () if empty else (Descriptor(OCI_LAYER, layer.digest, layer.size),)

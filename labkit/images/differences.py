@@ -15,6 +15,7 @@ import msgspec
 
 from labkit.errors import InvalidParameter
 from labkit.images.comparing import Change, Entry, File, Waste, compare, waste
+from labkit.images.faults import disk_errors
 from labkit.images.image import Image
 from labkit.images.stack import LayerStack, Node
 from labkit.images.streams import CHUNK
@@ -118,13 +119,14 @@ def difference(before: Tree, after: Tree, named: Sequence[str] = (), unified: bo
 
     Raises InvalidParameter for a named file that doesn't differ, or is no text.
     """
-    removals = after.removals()
+    with disk_errors("reading layers"):
+        removals = after.removals()
 
     def same(first: File, second: File) -> bool:
         pairs = zip(before.read(first, first.size), after.read(second, second.size), strict=False)
         return all(one == other for one, other in pairs)
 
-    with before.stack, after.stack:
+    with disk_errors("comparing images"), before.stack, after.stack:
         old, new = list(before.files()), list(after.files())
         changes = compare(old, new, same, lambda path: _remover(path, removals))
         texts = _texts(changes, (before, old), (after, new), named, unified)
@@ -197,4 +199,5 @@ def _unified(path: str, before: list[str], after: list[str]) -> str:
 
 def wasted(tree: Tree) -> Waste:
     """What the image's layers hide of each other."""
-    return waste(list(tree.layers()))
+    with disk_errors("reading layers"):
+        return waste(list(tree.layers()))

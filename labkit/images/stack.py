@@ -58,8 +58,8 @@ class _Merged:
 class LayerStack:
     """The directories of layers, topmost first; a context manager that holds them open.
 
-    `attributes` is the prefix of overlayfs's own extended attributes here. The methods raise OSError, and
-    NotImplementedByLabkit for a layer that was written with features of overlayfs which labkit doesn't ask for.
+    `attributes` is the prefix of overlayfs's own extended attributes here. Unless they say otherwise, methods
+    raise OSError, and NotImplementedByLabkit for a layer that was written with features of overlayfs which labkit doesn't ask for.
     """
 
     def __init__(self, directories: Sequence[str], attributes: str = PERMISSIVE.attributes) -> None:
@@ -204,10 +204,15 @@ class LayerStack:
             return os.fsencode(os.readlink("", dir_fd=link)) if link >= 0 else b""
 
     def read_text(self, path: str, limit: int = 1 << 20) -> str:
-        """The first `limit` bytes of the regular file that a path leads to; empty if there is none."""
-        node = self.find(path)
-        if node is None or not stat.S_ISREG(node.status.st_mode):
-            return ""
+        """The first `limit` bytes of the regular file that a path leads to; empty if there is none.
+
+        Raises what `disk_errors` makes of an OSError.
+        """
+        with disk_errors(f"reading /{path} of a container"):
+            node = self.find(path)
+            return self._read_text(node, limit) if node and stat.S_ISREG(node.status.st_mode) else ""
+
+    def _read_text(self, node: Node, limit: int) -> str:
         with self.opened(node.layer, node.path, os.O_RDONLY | os.O_NONBLOCK) as file:
             regular = file >= 0 and stat.S_ISREG(os.fstat(file).st_mode)
             return os.read(file, limit).decode("utf-8", "replace") if regular else ""

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable, Iterator
 
 from labkit.images import tar
-from labkit.images.faults import disk_error
+from labkit.images.faults import disk_error, disk_errors
 from labkit.images.layers import OPAQUE, OVERLAY_PRIVATE, WHITEOUT
 from labkit.images.stack import LayerStack, Node
 from labkit.images.streams import CHUNK
@@ -50,7 +50,8 @@ def layer_tar(stack: LayerStack, mount_points: frozenset[bytes] = frozenset()) -
     Empty files and directories at `mount_points` are the runtime's, and are left out with the copies of lower
     directories that it made for them: dockerd keeps these in a layer of their own.
     """
-    found = list(stack.changes())
+    with disk_errors("reading a container's files"):
+        found = list(stack.changes())
     own = [node for node in found if node.path not in mount_points]
     used = {node.path.rpartition(b"/")[0] for node in own}
     touched = {path.rpartition(b"/")[0] for path in mount_points} - used
@@ -79,11 +80,13 @@ def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
 
 def _tar(stack: LayerStack, nodes: Iterable[Node]) -> Iterator[bytes]:
     links: dict[tuple[int, int], bytes] = {}  # (layer, inode): the first name of a file that has several
-    for node in nodes:
-        try:
+    path = b""
+    try:
+        for node in nodes:
+            path = node.path
             yield from _member(stack, node, links)
-        except OSError as error:
-            raise disk_error(error, f"reading {os.fsdecode(node.path)}") from error
+    except OSError as error:
+        raise disk_error(error, f"reading /{os.fsdecode(path)[:300]} of a container") from error
     yield _END
 
 

@@ -94,3 +94,10 @@ def test_what_goes_wrong_leaves_nothing(store: ImageStore) -> None:
     with pytest.raises(NotFound, match="No such image"):
         store.commit(base, pieces(CHANGE), COMMIT, None)
     assert store.list() == []
+
+
+def test_layers_have_an_end(store: ImageStore) -> None:
+    layers = [tar(member(f"n{number}", b"")) for number in range(127)]
+    load(store, docker_archive(layers, ["deep"]))
+    with pytest.raises(InvalidParameter, match="max depth exceeded"):
+        store.commit(store.resolve("deep"), pieces(CHANGE), COMMIT, None)

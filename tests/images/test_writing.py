@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from labkit.errors import KernelError
 from labkit.images.stack import LayerStack
 from labkit.images.tar import Entry
 from labkit.images.writing import header, layer_tar, root_tar
@@ -224,3 +225,20 @@ def test_the_whole_of_a_stack(tmp_path: Path) -> None:
         apply(b"".join(root_tar(stack)), tmp_path / "two")
     assert contents(tmp_path / "two") == {"a/new": b"1", "a/kept": b"2"}
     assert not (tmp_path / "two/gone").exists()
+
+
+def test_a_tree_that_is_deeper_than_a_path_is_long(tmp_path: Path) -> None:
+    """Told as what it is; a process in a container can make one."""
+    (tmp_path / "one").mkdir()
+    here = os.open(tmp_path / "one", os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=here)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    with pytest.raises(KernelError, match="ENAMETOOLONG"):
+        written(tmp_path / "one")
+    with LayerStack([str(tmp_path / "one")]) as stack, pytest.raises(KernelError, match="ENAMETOOLONG"):
+        list(root_tar(stack))
+    shutil.rmtree(tmp_path / "one")
