@@ -58,8 +58,8 @@ class _Merged:
 class LayerStack:
     """The directories of layers, topmost first; a context manager that holds them open.
 
-    `attributes` is the prefix of overlayfs's own extended attributes here. Unless they say otherwise, methods
-    raise OSError, and NotImplementedByLabkit for a layer that was written with features of overlayfs which labkit doesn't ask for.
+    `attributes` is the prefix of overlayfs's own extended attributes here. Methods raise OSError unless they say
+    otherwise, and NotImplementedByLabkit for a layer written with features of overlayfs that labkit doesn't ask for.
     """
 
     def __init__(self, directories: Sequence[str], attributes: str = PERMISSIVE.attributes) -> None:
