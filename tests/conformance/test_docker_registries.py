@@ -85,7 +85,9 @@ def test_events(daemon: Daemon, name: str) -> None:
     told = daemon.out("events", *moments, "--filter", "type=image", "--format", "json")
     events = [json.loads(line) for line in told.split("\n")]
     found = [
-        (event["Action"], event["Actor"]["Attributes"]["name"]) for event in events if event["id"].startswith(name)
+        (event["Action"], event["Actor"]["Attributes"]["name"])
+        for event in events
+        if event["Actor"]["ID"].startswith(name)
     ]
     assert found == [("push", name), ("pull", name), ("push", name)]
 
