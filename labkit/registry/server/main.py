@@ -147,7 +147,10 @@ def _announce(server: Server, options: Options, root: Path) -> None:
         print(f"  it is a cache of {options.proxy}: what isn't here is fetched there")
     elif options.readonly:
         print("  it is read-only")
-    if not ip_address(str(host).partition("%")[0]).is_loopback and not options.htpasswd:
+    loopback = ip_address(str(host).partition("%")[0]).is_loopback
+    if options.htpasswd and not options.tls_cert and not loopback:
+        print("  passwords can be read on the way: --tls-cert and --tls-key encrypt them")
+    if not options.htpasswd and not loopback:
         risk = "pull" if options.readonly or options.proxy else "pull, push and delete"
         print(f"  it is open to all: whoever reaches {shown} can {risk} (--htpasswd FILE asks for a password)")
     sys.stdout.flush()

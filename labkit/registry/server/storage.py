@@ -147,18 +147,14 @@ class Repository:
         self._directory = directory_of(name)
         self._lock = threading.RLock()
         self._seen: tuple[tuple[int, int, int], Listing] | None = None
-        self._made: set[Path] = set()
 
     def _path(self, digest: str) -> Path:
         return self._storage.root / self._directory / blob_path(digest)
 
     def _place(self, digest: str) -> Path:
         """Where a blob will be; no symbolic link leads there."""
-        path = self._path(digest)
-        if path.parent not in self._made:
-            self._storage.make_directory(f"{self._directory}/{blob_path(digest).rpartition('/')[0]}")
-            self._made.add(path.parent)
-        return path
+        self._storage.make_directory(f"{self._directory}/{blob_path(digest).rpartition('/')[0]}")
+        return self._path(digest)
 
     def open_blob(self, digest: str) -> Blob:
         """Raises Refused: DIGEST_INVALID, BLOB_UNKNOWN."""
@@ -315,10 +311,12 @@ class Repository:
     def remove_manifest(self, digest: str) -> None:
         """With all its tags. Raises Refused: MANIFEST_UNKNOWN."""
         with self._lock:
-            self.manifest(digest)
             if digest in self.listing().digests:
                 self._change(without_manifest(self.listing().index, digest))
-            self.remove_blob(digest)
+            else:
+                self.manifest(digest)
+            with contextlib.suppress(Refused):  # its entry was all that was left of it
+                self.remove_blob(digest)
 
     def facts(self, digest: str) -> Document | None:
         """What a manifest says, read once; None if it isn't here, or is damaged, or is none."""

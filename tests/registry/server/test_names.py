@@ -32,10 +32,15 @@ def test_names(name: str) -> None:
         assert refused.value.code == "NAME_INVALID"
 
 
-@given(st.lists(WORDS, min_size=1, max_size=4).map("/".join), st.lists(WORDS, min_size=1, max_size=4).map("/".join))
+NAMES = st.lists(WORDS, min_size=1, max_size=4).map("/".join).filter(lambda name: re.fullmatch(GRAMMAR, name))
+
+
+@given(NAMES, NAMES)
 def test_repositories_have_directories_of_their_own(one: str, other: str) -> None:
-    if one != other:
-        assert directory_of(one) != directory_of(other) or not name_of(directory_of(one))
+    """No two names share a directory, and none is within what is another one's layout."""
+    assert (directory_of(one) == directory_of(other)) == (one == other)
+    for file in ("blobs", "index.json", "oci-layout"):
+        assert not f"{directory_of(one)}/".startswith(f"{directory_of(other)}/{file}/")
 
 
 @pytest.mark.parametrize("directory", [".uploads", ".blobs/sha256", "_a", "__blobs", "A", "a/blobs", "blobs", "."])
