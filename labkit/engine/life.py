@@ -105,6 +105,7 @@ async def start(engine: Engine, container: Container, context: TraceContext) -> 
 
 
 async def _start(engine: Engine, container: Container, context: TraceContext) -> None:
+    validation.check_network_exists(container.record.HostConfig)
     found, plan = starting.prepare(container, engine.settings, engine.machine)
     config = container.record.Config
     made = stdio.make_pipes(config.Tty, config.OpenStdin)

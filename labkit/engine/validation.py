@@ -232,7 +232,14 @@ def _check_network(host: HostConfig) -> list[str]:
         return ["labkit has no bridge networks yet: the container gets a loopback link only (as with --network none)."]
     if mode.startswith("container:"):
         raise NotImplementedByLabkit(f"labkit can't share the network of a container yet ({mode})")
-    raise NotFound(f"network {mode} not found")
+    return []
+
+
+def check_network_exists(host: HostConfig) -> None:
+    """A container may be created for a network that is missing, as with dockerd; it can't be started then."""
+    mode = host.NetworkMode
+    if mode not in ("none", "host", "", "default", "bridge"):
+        raise NotFound(f"network {mode} not found")
 
 
 def check_log_driver(host: HostConfig) -> None:

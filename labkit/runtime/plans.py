@@ -57,6 +57,9 @@ from labkit.plan import Operation, Plan, Step
 
 Spec = dict[str, Any]
 
+OVERLAY_OPTIONS = "redirect_dir=off,metacopy=off"
+"""Some kernels do without: layers would then hold renames and changes that only overlayfs itself can read back."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -219,7 +222,7 @@ def enter_root(spec: Spec, layers: Layers | None, files: frozenset[str], layout:
     root = spec["root"]["path"]
     bottom: Operation = BindMount(root, root, c.MS_BIND | c.MS_REC)
     if layers:
-        bottom = MountOverlay(layers.base, layers.lower, layers.upper, layers.work, root)
+        bottom = MountOverlay(layers.base, layers.lower, layers.upper, layers.work, root, OVERLAY_OPTIONS)
     before: list[Operation] = [bottom]
     after: list[Operation] = []
     for entry in spec.get("mounts", ()):

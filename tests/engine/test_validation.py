@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from labkit.engine import validation
-from labkit.engine.models import Config
+from labkit.engine.models import Config, HostConfig
 from labkit.errors import InvalidParameter, LabkitError, NotFound, NotImplementedByLabkit
 from tests.engine.records import host_record, record
 
@@ -94,8 +94,9 @@ def test_what_is_not_there_yet_is_never_passed_over(host: dict[str, Any]) -> Non
 
 
 def test_networks() -> None:
+    assert check_host(NetworkMode="mine") == []
     with pytest.raises(NotFound, match="network mine not found"):
-        check_host(NetworkMode="mine")
+        validation.check_network_exists(HostConfig(NetworkMode="mine"))
     (warning,) = check_host(NetworkMode="bridge")
     assert "no bridge networks yet" in warning
 

@@ -49,7 +49,7 @@ from labkit.kernel.process import (
 from labkit.kernel.stdio import ConnectStdio, OpenTerminal
 from labkit.plan import Operation, Plan
 from labkit.runtime.parking import kind_of
-from labkit.runtime.plans import Layers, Machine, Spec, exec_plan, mount_options, start_plan
+from labkit.runtime.plans import OVERLAY_OPTIONS, Layers, Machine, Spec, exec_plan, mount_options, start_plan
 
 ALL = mask(tuple(NUMBERS))
 V1 = Layout(
@@ -159,7 +159,7 @@ def test_what_is_bound_is_held_before_the_root_changes_and_attached_after_it() -
 
 
 def test_the_root_is_the_layers_or_what_is_there() -> None:
-    overlay = MountOverlay("/images", ("b/diff", "a/diff"), "/c/diff", "/c/work", "/bundle/rootfs")
+    overlay = MountOverlay("/images", ("b/diff", "a/diff"), "/c/diff", "/c/work", "/bundle/rootfs", OVERLAY_OPTIONS)
     assert find(start(make_spec()), MountOverlay) == [overlay]
     bare = start(make_spec(), layers=None)
     assert not find(bare, MountOverlay)
