@@ -1,4 +1,4 @@
-"""The teaching side: a process to try the kernel's operations in, and the proof that nothing is left behind.
+"""The teaching side: a process and a registry to experiment with, and the proof that nothing is left behind.
 
 The operations are those of `labkit.kernel`, the same that the engine runs; here a learner runs them one by one.
 """
@@ -6,6 +6,7 @@ The operations are those of `labkit.kernel`, the same that the engine runs; here
 from __future__ import annotations
 
 from labkit.lab.child import Child
+from labkit.lab.registry import Registry
 from labkit.lab.snapshot import Difference, Snapshot
 
-__all__ = ["Child", "Difference", "Snapshot"]
+__all__ = ["Child", "Difference", "Registry", "Snapshot"]
