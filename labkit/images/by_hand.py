@@ -17,7 +17,7 @@ from labkit.images.manifests import OCI_MANIFEST, chain_id
 from labkit.images.references import parse
 from labkit.images.streams import digest_of
 
-__all__ = ["archive", "as_json", "chain_id", "contents", "descriptor", "digest_of", "layer"]
+__all__ = ["archive", "as_json", "blob", "chain_id", "contents", "descriptor", "digest_of", "layer"]
 
 
 def layer(files: Mapping[str, str | bytes], executable: Iterable[str] = ()) -> bytes:
@@ -37,6 +37,11 @@ def contents(tar: bytes) -> dict[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
         files = ((entry, opened.extractfile(entry)) for entry in opened if entry.isreg())
         return {entry.name: file.read() for entry, file in files if file}
+
+
+def blob(files: Mapping[str, bytes], named: Mapping[str, Any]) -> bytes:
+    """The blob that a descriptor names, among the files of an image layout."""
+    return files["blobs/" + str(named["digest"]).replace(":", "/")]
 
 
 def as_json(document: Any) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labkit.errors import InvalidParameter
-from labkit.images.by_hand import archive, as_json, contents, descriptor, digest_of, layer
+from labkit.images.by_hand import archive, as_json, blob, contents, descriptor, digest_of, layer
 from labkit.images.manifests import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from labkit.images.store import ImageStore
 
@@ -50,6 +50,8 @@ def test_what_an_archive_holds() -> None:
         f"blobs/sha256/{digest_of(blob)[7:]}" for blob in (config, manifest, tar)
     }
     (entry,) = json.loads(found["index.json"])["manifests"]
+    assert blob(found, entry) == manifest
+    assert blob(found, json.loads(manifest)["layers"][0]) == tar
     assert entry["annotations"]["org.opencontainers.image.ref.name"] == "x:y"
     with pytest.raises(InvalidParameter):
         archive("No Name", manifest, [])
