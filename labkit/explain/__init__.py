@@ -14,8 +14,9 @@ from labkit.cli.commands.system import EXPLAIN
 from labkit.cli.grammar import HelpWanted, parse
 from labkit.cli.usage import command_help
 from labkit.errors import NotFound
+from labkit.explain.choice import Choice
 from labkit.explain.decode import Style
-from labkit.explain.telling import Choice, Data, tell
+from labkit.explain.telling import Data, tell
 from labkit.explain.tree import Explanation, Usage
 from labkit.trace import Span
 

@@ -7,12 +7,14 @@ request carried a `traceparent` header (W3C Trace Context).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from labkit.explain.decode import ELIDED, Style, decode
+from labkit.explain.choice import Choice, count, milliseconds
+from labkit.explain.decode import ELIDED, decode
+from labkit.explain.transfers import transfer_node
 from labkit.explain.tree import Node
 from labkit.trace import Span
 
@@ -26,20 +28,6 @@ ACTORS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What of a trace is told: kernel calls or operations only, times, and which operations (none named: all).
-
-    `folded` hides, in HTML, what is below a process and an operation until it is opened.
-    """
-
-    style: Style
-    calls: bool = True
-    times: bool = True
-    only: frozenset[str] = frozenset()
-    folded: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class Request:
     """One HTTP request, as client and daemon saw it; either may be missing. Times in nanoseconds."""
 
@@ -50,6 +38,7 @@ class Request:
     client: int | None
     daemon: int | None
     plans: tuple[Data, ...]
+    transfers: tuple[Data, ...] = ()
 
 
 def tell(trace: Data, client_spans: Iterable[Span], choice: Choice) -> Node:
@@ -57,7 +46,7 @@ def tell(trace: Data, client_spans: Iterable[Span], choice: Choice) -> Node:
     found = requests(trace, [span for span in client_spans if span.context.trace_id == trace["trace_id"]])
     told = tuple(_request(request, choice) for request in found if not choice.only or _wanted(request.plans, choice))
     identity = ELIDED if choice.style.stable else trace["trace_id"]
-    return Node("trace", f"trace {identity}", (_count(found, "request"),), told)
+    return Node("trace", f"trace {identity}", (count(found, "request"),), told)
 
 
 AHEAD = "done ahead, by a child that waited"
@@ -75,7 +64,8 @@ def requests(trace: Data, spans: Iterable[Span]) -> list[Request]:
         client = span.ended - span.began if span else None
         daemon = answered["ended"] - answered["began"]
         what = (answered["method"], answered["path"], answered["status"])
-        joined.append(Request(*what, began, client, daemon, plans))
+        moved = tuple(transfer for transfer in trace["transfers"] if transfer["parent_id"] == answered["span_id"])
+        joined.append(Request(*what, began, client, daemon, plans, moved))
     joined += [_unanswered(span, trace["plans"]) for span in asked.values()]
     return sorted(joined, key=lambda request: request.began)
 
@@ -102,11 +92,12 @@ def _request(request: Request, choice: Choice) -> Node:
     outcome = str(request.status or "no answer")
     times = []
     if choice.times and request.client is not None:
-        times.append(f"{_ms(request.client)} for the client")
+        times.append(f"{milliseconds(request.client)} for the client")
     if choice.times and request.daemon is not None:
-        times.append(f"{_ms(request.daemon)} in the daemon")
+        times.append(f"{milliseconds(request.daemon)} in the daemon")
     said = f"{request.method} {choice.style.words(request.path)} → {outcome}"
-    return Node("request", said, tuple(times), tuple(_plan(plan, choice) for plan in request.plans))
+    moved = () if choice.only else tuple(transfer_node(transfer, choice) for transfer in request.transfers)
+    return Node("request", said, tuple(times), (*moved, *(_plan(plan, choice) for plan in request.plans)))
 
 
 def _plan(plan: Data, choice: Choice) -> Node:
@@ -117,7 +108,7 @@ def _plan(plan: Data, choice: Choice) -> Node:
     )
     remarks = []
     if choice.times and (took := _duration(plan)):
-        remarks.append(_ms(took))
+        remarks.append(milliseconds(took))
     return Node("plan", f"plan: {plan['name']} {choice.style.words(plan['subject'])}", tuple(remarks), processes)
 
 
@@ -131,13 +122,9 @@ def _duration(plan: Data) -> int:
 def _process(plan: Data, actor: str, operations: list[Data], choice: Choice) -> Node:
     pid = plan["pids"].get(actor)
     who = ACTORS.get((plan["name"], actor), f"the {actor}")
-    remarks = [] if choice.style.stable else [*([f"pid {pid}"] if pid else []), _count(operations, "operation")]
+    remarks = [] if choice.style.stable else [*([f"pid {pid}"] if pid else []), count(operations, "operation")]
     told = tuple(operation_node(operation, choice) for operation in operations)
     return Node("process", who, tuple(remarks), told, folded=choice.folded)
-
-
-def _count(things: Sized, name: str) -> str:
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def operation_node(operation: Data, choice: Choice) -> Node:
@@ -162,10 +149,6 @@ def _calls(calls: Iterable[Data], choice: Choice, operation_ahead: bool) -> Iter
         if choice.times and call.get("ahead") and not operation_ahead:
             remarks.append(AHEAD)
         yield Node("call", str(shown), tuple(remarks), code=True)
-
-
-def _ms(nanoseconds: int) -> str:
-    return f"{nanoseconds / 1e6:.1f} ms"
 
 
 def _us(microseconds: float) -> str:

@@ -16,8 +16,9 @@ from typing import Any, Self
 
 import labkit
 from labkit.errors import KernelError, LabkitError, Unavailable
+from labkit.explain.choice import Choice
 from labkit.explain.decode import Style
-from labkit.explain.telling import Choice, operation_node
+from labkit.explain.telling import operation_node
 from labkit.explain.tree import Explanation, Node
 from labkit.plan import Operation, encode
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from labkit.explain.choice import Choice
 from labkit.explain.decode import Style
-from labkit.explain.telling import Choice, requests, tell
+from labkit.explain.telling import requests, tell
 from labkit.explain.tree import Explanation, Node
 from labkit.trace import Span, TraceContext
 
@@ -25,6 +26,7 @@ def trace(**more: Any) -> dict[str, Any]:
         "trace_id": TRACE,
         "requests": [answered | {"span_id": "d1", "parent_id": "c1"}],
         "plans": [plan | {"operations": [FORK, OPERATION]}],
+        "transfers": [],
     } | more
 
 
