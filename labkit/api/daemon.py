@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import uvloop
 
-from labkit.api import commit, comparisons, containers, exec, hub, images, system, traces, transfers, usage
+from labkit.api import commit, comparisons, containers, exec, hub, images, registries, system, traces, transfers, usage
 from labkit.api.http import Route, Server
 from labkit.engine.engine import Engine
 from labkit.engine.settings import Settings
@@ -29,6 +29,7 @@ MODULES: tuple[Callable[[Engine], list[Route]], ...] = (
     commit.routes,
     exec.routes,
     images.routes,
+    registries.routes,
     transfers.routes,
     usage.routes,
     comparisons.routes,

@@ -1,4 +1,4 @@
-"""The routes that talk to registries: pull, push, login, search, distribution (moby `api/server/router`).
+"""The routes that move images between registries and the store: pull and push (moby `api/server/router/image`).
 
 What speaks to a registry runs on threads and is imported with the first request that needs it: its HTTP client is
 half as big as the daemon.
@@ -16,8 +16,8 @@ from labkit.api.http import Request, Route, Stream
 from labkit.api.uploads import Message, messages
 from labkit.engine.settings import Settings
 from labkit.engine.traces import Traces, TransferSpan
-from labkit.errors import InvalidParameter, LabkitError
-from labkit.images.manifests import parse_platform
+from labkit.errors import InvalidParameter, LabkitError, NotFound, Unauthorized
+from labkit.images.manifests import Platform, decode, parse_platform
 from labkit.images.progress import Progress, Report
 from labkit.images.references import Reference, parse
 from labkit.images.store import ImageStore
@@ -84,6 +84,8 @@ async def push(engine: Engine, request: Request) -> Stream:
     reference = _reference(request.params["name"], request.text("tag"))
     if reference.digest:
         raise InvalidParameter("cannot push a digest reference")
+    if request.text("platform"):
+        _check_platform(engine.images, reference, request.text("platform"))
 
     def work(repository: Repository, report: Report, transfer: Transfer) -> None:
         from labkit.registry.pushing import push as push_one
@@ -101,6 +103,19 @@ async def push(engine: Engine, request: Request) -> Stream:
     return await _transfer(engine, request, "push", reference, work, results)
 
 
+def _check_platform(images: ImageStore, reference: Reference, wanted: str) -> None:
+    """Raises NotFound, as dockerd words it, if the image to push is one for another platform."""
+    image = images.resolve(str(reference.tagged()))
+    platform, config = decode(wanted.encode(), Platform, "platform"), image.config
+    parts = ((platform.os, config.os), (platform.architecture, config.architecture), (platform.variant, config.variant))
+    if any(part and part != own for part, own in parts):
+        told, own = ("/".join(filter(None, side)) for side in zip(*parts, strict=True))
+        raise NotFound(
+            f"image with reference {reference.familiar} was found but its platform ({own}) "
+            f"does not match the specified platform ({told})"
+        )
+
+
 def _reference(name: str, tag_or_digest: str) -> Reference:
     """The reference of the parameters `fromImage` and `tag`."""
     reference = parse(name)
@@ -108,6 +123,11 @@ def _reference(name: str, tag_or_digest: str) -> Reference:
         return reference
     part = "digest" if ":" in tag_or_digest else "tag"
     return parse(str(replace(reference, **{part: tag_or_digest})))
+
+
+def not_asked_again(error: LabkitError) -> LabkitError:
+    """A registry's 401 as dockerd passes it on: with 500, because at a 401 the docker command asks for a password."""
+    return LabkitError(str(error)) if isinstance(error, Unauthorized) else error
 
 
 async def _transfer(
@@ -137,7 +157,7 @@ async def _transfer(
                 return work(repository, report, transfer)
         except LabkitError as raised:
             error = str(raised)
-            raise
+            raise not_asked_again(raised) from raised
         finally:
             engine.traces.transfer(TransferSpan(context, transfer, began, time.time_ns(), error))
 
