@@ -13,6 +13,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from labkit.errors import Forbidden, InvalidParameter
 from labkit.images import tar
@@ -94,6 +95,14 @@ def clean(name: bytes, what: str = "entry") -> bytes:
     return b"/".join(parts)
 
 
+class _Pending(NamedTuple):
+    """What a directory gets when all is in it."""
+
+    mode: int
+    owner: tuple[int, int]
+    mtime: int | None = None
+
+
 class _Applier:
     """The state of one unpacking: open parents, and what directories still get when all is in them."""
 
@@ -101,12 +110,15 @@ class _Applier:
         self._root = root
         self._policy = policy
         self._parents: dict[bytes, int] = {}  # in order of use, the longest unused first
-        self._pending: dict[bytes, tuple[int, int | None]] = {}  # directory: mode, mtime
+        self._pending: dict[bytes, _Pending] = {}
+        self._own = (os.geteuid(), os.getegid())
         self._size = 0
         self._entries = 0
         self._replaced = False
         self._ignored: list[str] = []
-        os.fchmod(root, 0o700)  # without a set-group-ID bit that new files would inherit
+        # Until the end all directories are ours, without a set-group-ID bit: new files belong to us then, too.
+        os.fchown(root, *self._own)
+        os.fchmod(root, 0o700)
 
     def apply(self, entry: Entry, reader: TarReader) -> None:
         self._entries += 1
@@ -132,8 +144,8 @@ class _Applier:
             self._special(entry, path, self._directory(parent_path), base)
 
     def finish(self) -> Applied:
-        """Gives directories their modes and times, deepest first: their own content changed both until now."""
-        for path, (mode, mtime) in reversed(self._pending.items()):
+        """Gives directories their owners, modes and times, deepest first."""
+        for path, pending in reversed(self._pending.items()):
             try:
                 directory = openat2(self._root, path, _OPEN_DIRECTORY | os.O_NOFOLLOW, 0, RESOLVE_IN_ROOT)
             except (FileNotFoundError, NotADirectoryError):
@@ -143,9 +155,11 @@ class _Applier:
                     raise
                 continue  # replaced by a link
             try:
-                os.fchmod(directory, mode)
-                if mtime is not None:
-                    os.utime(directory, ns=(mtime, mtime))
+                if pending.owner != self._own:
+                    os.fchown(directory, *pending.owner)
+                os.fchmod(directory, pending.mode)
+                if pending.mtime is not None:
+                    os.utime(directory, ns=(pending.mtime, pending.mtime))
             finally:
                 os.close(directory)
         if b"" not in self._pending:
@@ -184,7 +198,7 @@ class _Applier:
             parent, _, base = prefix.rpartition(b"/")
             try:
                 os.mkdir(base, 0o700, dir_fd=self._directory(parent))
-                self._pending[prefix] = (_IMPLICIT_MODE, None)
+                self._pending[prefix] = _Pending(_IMPLICIT_MODE, self._own)
             except FileExistsError:
                 pass  # as wished, or a link or file that the next step finds
             if at < 0:
@@ -194,9 +208,8 @@ class _Applier:
     def _root_entry(self, entry: Entry) -> None:
         if entry.kind != tar.DIRECTORY:
             raise InvalidParameter("layer entry for the root is not a directory")
-        os.fchown(self._root, entry.uid, entry.gid)
         self._attributes(self._root, entry)
-        self._pending[b""] = (entry.mode, entry.mtime)
+        self._pending[b""] = _Pending(entry.mode, (entry.uid, entry.gid), entry.mtime)
 
     def _file(self, entry: Entry, reader: TarReader, path: bytes, parent: int, base: bytes) -> None:
         try:
@@ -205,12 +218,15 @@ class _Applier:
             self._remove(parent, base)
             file = os.open(base, _NEW_FILE, 0o600, dir_fd=parent)
         try:
-            if entry.extents is None:
+            if entry.extents is not None:
+                _write_sparse(file, entry, reader)
+            elif whole := reader.whole():
+                _write(file, whole)
+            else:
                 for piece in reader.data():
                     _write(file, piece)
-            else:
-                _write_sparse(file, entry, reader)
-            os.fchown(file, entry.uid, entry.gid)
+            if (entry.uid, entry.gid) != self._own:
+                os.fchown(file, entry.uid, entry.gid)
             os.fchmod(file, entry.mode)  # after chown(2), which clears set-user-ID
             if entry.xattrs:
                 self._attributes(file, entry)
@@ -230,8 +246,7 @@ class _Applier:
                 opaque = _is_whiteout(present)
                 self._remove(parent, base)
                 os.mkdir(base, 0o700, dir_fd=parent)
-        os.chown(base, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
-        self._pending[path] = (entry.mode, entry.mtime)
+        self._pending[path] = _Pending(entry.mode, (entry.uid, entry.gid), entry.mtime)
         if entry.xattrs or opaque:
             directory = self._directory(path)
             self._attributes(directory, entry)

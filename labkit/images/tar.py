@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
+from zlib import adler32
 
 import msgspec
 
@@ -26,6 +28,7 @@ _TIME_LIMIT = 1 << 40  # seconds; far beyond what a filesystem stores
 REGULAR, HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 _REGULAR_TYPES = frozenset((b"0", b"\0", b"7", b"S"))
 _HEADER_ONLY = frozenset((HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO))
+_ADLER = 65521  # the prime of Adler-32
 _NO_PAX: dict[str, bytes] = {}
 
 
@@ -56,6 +59,7 @@ def _text(field: bytes) -> bytes:
     return field if end < 0 else field[:end]
 
 
+@lru_cache(4096)  # modes, owners and times of an archive repeat
 def _number(field: bytes) -> int:
     """A header's number: octal digits, or base 256 where the first bit is set (GNU, star)."""
     first = field[0]
@@ -185,12 +189,25 @@ class TarReader:
             raise InvalidParameter("archive/tar: unexpected EOF")
         return taken
 
+    def whole(self) -> memoryview | None:
+        """All of the present entry's data, if there is some and it lies in one chunk; else `data` gives it."""
+        end = self._at + self._left
+        if not self._left or end > len(self._chunk):
+            return None
+        piece = memoryview(self._chunk)[self._at : end]
+        self._at, self._left = end, 0
+        return piece
+
     def _skip_rest(self) -> None:
-        for _ in self.data():
-            pass
-        if self._padding:
+        if self._left:
+            for _ in self.data():
+                pass
+        end = self._at + self._padding
+        if end <= len(self._chunk):
+            self._at = end
+        else:
             self._take(self._padding)
-            self._padding = 0
+        self._padding = 0
 
     def _expect(self, stored: int) -> None:
         self._left, self._padding = stored, -stored % BLOCK
@@ -334,10 +351,16 @@ def _checked(block: bytes) -> tuple[bytes, ...]:
     """A header's fields, its checksum verified: of unsigned bytes, or of signed ones as some old writers do."""
     fields: tuple[bytes, ...] = _FIELDS.unpack(block)
     expected = _number(fields[6])
-    total = sum(block) - sum(fields[6]) + 256  # the checksum counts as eight spaces
-    if total != expected and total - 256 * sum(byte > 127 for byte in block[:148] + block[156:]) != expected:
+    # The checksum counts as eight spaces. Adler's first half is 1 and the sum of the bytes, modulo a prime (RFC 1950).
+    total = (adler32(block) & 0xFFFF) - (adler32(fields[6]) & 0xFFFF) + 256
+    if (total - expected) % _ADLER and not _is_signed_sum(block, fields[6], expected):
         _malformed("checksum")
     return fields
+
+
+def _is_signed_sum(block: bytes, own: bytes, expected: int) -> bool:
+    total = sum(block) - sum(own) + 256
+    return total - 256 * sum(byte > 127 for byte in block[:148] + block[156:]) == expected
 
 
 def _header_name(fields: tuple[bytes, ...], block: bytes) -> bytes:
