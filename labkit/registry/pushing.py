@@ -27,6 +27,8 @@ from labkit.registry.uploading import Uploader
 
 PARALLEL = 3
 """Layers that are uploaded at once; on few cores, more only compete for them."""
+MOUNTS = 2
+"""Repositories to try to take a layer over from: each that fails costs a request, and an upload left open there."""
 
 
 def push(
@@ -145,7 +147,7 @@ class _Layers:
         if self._repository.has(layer.digest):
             self._report(Progress("Layer already exists", name))
             return "skipped: the registry has it"
-        for source in self._sources.get(layer.digest, ()):
+        for source in self._sources.get(layer.digest, ())[:MOUNTS]:
             if self._uploader.mount(layer.digest, source):
                 self._report(Progress(f"Mounted from {source.path}", name))
                 return f"mounted from {source.path}, where the registry has it"
