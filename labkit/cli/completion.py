@@ -133,6 +133,10 @@ def _values(kind: str, engine: Engine) -> list[str]:
         return engine.images()
     if kind == "object":
         return engine.containers("container") + engine.images()
+    if kind == "registry":
+        from labkit.client.credentials import load
+
+        return load().servers()
     if kind == "env":
         return [f"{name}=" for name in sorted(os.environ)]
     if kind == "signal":

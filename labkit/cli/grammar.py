@@ -61,6 +61,7 @@ class Command(NamedTuple):
     complete: tuple[str, ...] = ()  # what each argument is; the last one goes for all that follow
     examples: tuple[str, ...] = ()
     common: int = 0  # its rank under "Common Commands", if it is one
+    description: str = ""  # what its own help says instead of the summary
 
 
 class Invocation(NamedTuple):

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from labkit.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from labkit.cli.progress import ProgressDisplay
 
 STDOUT, STDERR = 1, 2
 
@@ -14,6 +20,7 @@ class Streams(ABC):
     stdin: int | None = None  # a descriptor, if there is input
     stdin_is_terminal = False
     stdout_is_terminal = False
+    stderr_is_terminal = False
     has_terminal = True  # a tty can be asked for, even if standard input isn't one
     takes_archives = True  # bytes that are no text may be written to standard output
     no_tty = "the input device is not a TTY"
@@ -29,6 +36,22 @@ class Streams(ABC):
 
     def err(self, text: str) -> None:
         self.write(STDERR, text.encode("utf-8", "surrogateescape"))
+
+    def progress(self, stream: int) -> ProgressDisplay:
+        """Where the progress of a pull is shown that is told on this stream."""
+        from labkit.cli.progress import Lines
+
+        return Lines(self.out if stream == STDOUT else self.err)
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is somebody to ask."""
+        return self.stdin_is_terminal
+
+    def ask(self, prompt: str, hidden: bool = False) -> str:
+        """A line that the user types, unseen if `hidden`; empty at the end of the input. InvalidParameter if nobody is
+        there to ask."""
+        raise InvalidParameter(f"nobody can be asked here: {prompt}")
 
     def signals(self) -> list[int]:
         """The signals that a container attached to these streams gets in our place."""
@@ -52,6 +75,7 @@ class TerminalStreams(Streams):
     def __init__(self) -> None:
         self.stdin_is_terminal = os.isatty(0)
         self.stdout_is_terminal = os.isatty(1)
+        self.stderr_is_terminal = os.isatty(2)
         self.takes_archives = not self.stdout_is_terminal
 
     def signals(self) -> list[int]:
@@ -63,6 +87,24 @@ class TerminalStreams(Streams):
         view = memoryview(data)
         while view:
             view = view[os.write(stream, view) :]
+
+    def progress(self, stream: int) -> ProgressDisplay:
+        if not (self.stdout_is_terminal if stream == STDOUT else self.stderr_is_terminal):
+            return super().progress(stream)
+        from labkit.cli.progress import Bars
+
+        return Bars(self.out if stream == STDOUT else self.err, stream)
+
+    def ask(self, prompt: str, hidden: bool = False) -> str:
+        if not self.stdin_is_terminal:
+            return super().ask(prompt, hidden)
+        from labkit.client.terminal import read_line
+
+        self.out(prompt)
+        typed = read_line(self.stdin, echo=not hidden)
+        if hidden:
+            self.out("\n")
+        return typed
 
     @property
     def width(self) -> int:

@@ -14,6 +14,8 @@ from labkit.cli.templates import TemplateError, parse
 from labkit.errors import InvalidParameter
 
 Row = Mapping[str, Any]
+_PROBLEMS = {"*formatter.ContainerContext": ("failed to parse template", "failed to execute template")}
+"""What `ps` says of a template that it can't use; the other lists have one sentence for both."""
 
 
 def write_rows(template: str, rows: Iterable[Row], headers: Mapping[str, str], kind: str) -> str:
@@ -24,16 +26,17 @@ def write_rows(template: str, rows: Iterable[Row], headers: Mapping[str, str], k
     is_table = template.startswith("table")
     text = template.removeprefix("table") if is_table else "{{json .}}" if template == "json" else template
     text = text.strip(" ").replace("\\t", "\t").replace("\\n", "\n")
+    unread, unfit = _PROBLEMS.get(kind, ("template parsing error",) * 2)
     try:
         tree = parse(text)
     except TemplateError as error:
-        raise InvalidParameter(f"failed to parse template: {error}") from error
+        raise InvalidParameter(f"{unread}: {error}") from error
     titles = {**headers, "Label": _label_header}
     try:
         header = execute(tree, titles, kind, text)  # also for other formats: a wrong field is wrong without rows too
         body = "".join(execute(tree, row, kind, text) + "\n" for row in rows)
     except TemplateError as error:
-        raise InvalidParameter(f"failed to execute template: {error}") from error
+        raise InvalidParameter(f"{unfit}: {error}") from error
     if not is_table:
         return body
     return align(header + "\n" + body)

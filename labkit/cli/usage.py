@@ -13,7 +13,7 @@ _LEAST = 24  # narrower than this it doesn't wrap
 
 def command_help(program: str, command: Command, path: Sequence[str], width: int = 80) -> str:
     """What `labkit COMMAND --help` prints."""
-    parts = [f"Usage:  {use_line(program, path, command)}", command.summary]
+    parts = [f"Usage:  {use_line(program, path, command)}", command.description or command.summary]
     if len(command.names) > 1:
         parts.append("Aliases:\n  " + ", ".join(" ".join((program, *name)) for name in command.names))
     if command.examples:

@@ -1,4 +1,5 @@
-"""The user's terminal: raw mode while a container's tty is attached, and its size (termios(3), ioctl_tty(2))."""
+"""The user's terminal: raw mode while a container's tty is attached, lines typed unseen, its size (termios(3),
+ioctl_tty(2))."""
 
 from __future__ import annotations
 
@@ -18,6 +19,22 @@ def raw_mode(descriptor: int) -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def read_line(descriptor: int, echo: bool = True) -> str:
+    """The next line that is typed, without its end; empty at the end of the input. Unseen without `echo`."""
+    before = termios.tcgetattr(descriptor)
+    if not echo:
+        unseen = termios.tcgetattr(descriptor)
+        unseen[3] &= ~termios.ECHO
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, unseen)
+    try:
+        typed = bytearray()
+        while (piece := os.read(descriptor, 1)) not in (b"", b"\n"):
+            typed += piece
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+    return typed.decode("utf-8", "surrogateescape")
 
 
 def terminal_size(descriptor: int) -> tuple[int, int] | None:

@@ -30,6 +30,9 @@ NOBODY = Engine("unix:///nowhere/x.sock")
         ("stop --ti", ["--timeout"]),
         ("kill -s SIGK", ["SIGKILL"]),
         ("hub build ", ["busybox"]),
+        ("manifest ", ["annotate", "create", "inspect", "push", "rm"]),
+        ("manifest annotate --os l", ["linux"]),
+        ("push --pl", ["--platform"]),
         ("foo ", []),
         ("logs nobody", []),
     ],
@@ -45,6 +48,14 @@ def test_files_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (tmp_path / ".hidden").touch()
     assert complete(["load", "-i", ""], NOBODY) == ["image.tar", "images/"]
     assert complete(["load", "-i", "image."], NOBODY) == ["image.tar"]
+
+
+def test_registries_that_one_is_logged_in_to_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    assert complete(["logout", ""], NOBODY) == []
+    (tmp_path / "config.json").write_text('{"auths": {"a.example": {}, "b:5000": {}}, "credHelpers": {"c": "x"}}')
+    assert complete(["logout", ""], NOBODY) == ["a.example", "b:5000", "c"]
+    assert complete(["login", "-u", "me", "b"], NOBODY) == ["b:5000"]
 
 
 @pytest.mark.root

@@ -29,6 +29,7 @@ def test_a_command_imports_little(words: list[str]) -> None:
     modules = imported_by(*words)
     assert {name.partition(".")[0] for name in modules} & _HEAVY == set()
     assert {name for name in modules if name.startswith(tuple(f"labkit.{layer}" for layer in _ABOVE_HTTP))} == set()
+    assert "labkit.client.credentials" not in modules
 
 
 @pytest.mark.root
@@ -37,3 +38,4 @@ def test_nor_does_a_command_that_asks_the_engine(engine: str, words: list[str]) 
     modules = imported_by(*words)
     assert {name.partition(".")[0] for name in modules} & _HEAVY == set()
     assert {name for name in modules if name.startswith(tuple(f"labkit.{layer}" for layer in _ABOVE_HTTP))} == set()
+    assert "labkit.client.credentials" not in modules

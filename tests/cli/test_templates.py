@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -101,11 +102,19 @@ def test_rows_as_table_template_and_json() -> None:
     assert write_rows("table {{.ID}}\\t{{.Name}}", [], headers, "row") == "ID        NAME\n"
 
 
-def test_a_wrong_column_is_wrong_even_without_rows() -> None:
-    with pytest.raises(InvalidParameter, match=r"^failed to execute template: .*can't evaluate field X in type row"):
-        write_rows("{{.X}}", [], {"ID": "ID"}, "row")
-    with pytest.raises(InvalidParameter, match=r"^failed to parse template: "):
-        write_rows("{{", [], {"ID": "ID"}, "row")
+@pytest.mark.parametrize(
+    ("kind", "unfit", "unread"),
+    [
+        ("*formatter.ContainerContext", "failed to execute template", "failed to parse template"),
+        ("*formatter.imageContext", "template parsing error", "template parsing error"),
+    ],
+)
+def test_a_wrong_column_is_wrong_even_without_rows(kind: str, unfit: str, unread: str) -> None:
+    """docker's `ps` looks at a template before its lists do."""
+    with pytest.raises(InvalidParameter, match=rf"^{unfit}: .*can't evaluate field X in type {re.escape(kind)}"):
+        write_rows("{{.X}}", [], {"ID": "ID"}, kind)
+    with pytest.raises(InvalidParameter, match=f"^{unread}: "):
+        write_rows("{{", [], {"ID": "ID"}, kind)
 
 
 def test_columns_reach_over_neighbouring_lines_only() -> None:

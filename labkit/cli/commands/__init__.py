@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from labkit.cli.commands.containers import CONTAINER_COMMANDS
 from labkit.cli.commands.images import IMAGE_COMMANDS
+from labkit.cli.commands.registries import REGISTRY_COMMANDS
 from labkit.cli.commands.system import OWN_COMMANDS, SYSTEM_COMMANDS
 from labkit.cli.grammar import Command, Flag
 
-COMMANDS: tuple[Command, ...] = (*CONTAINER_COMMANDS, *IMAGE_COMMANDS, *SYSTEM_COMMANDS, *OWN_COMMANDS)
+COMMANDS: tuple[Command, ...] = (
+    *CONTAINER_COMMANDS,
+    *IMAGE_COMMANDS,
+    *REGISTRY_COMMANDS,
+    *SYSTEM_COMMANDS,
+    *OWN_COMMANDS,
+)
 
 GROUPS: dict[str, str] = {
     "completion": "Print completion scripts for shells",
     "container": "Manage containers",
     "hub": "Make images without a registry",
     "image": "Manage images",
+    "manifest": "Manage Docker image manifests and manifest lists",
     "system": "Manage the engine",
 }
 

@@ -114,7 +114,7 @@ IMAGE_COMMANDS = (
     Command(
         _names("pull"),
         "Download an image from a registry",
-        f"{_ARCHIVES}:pull",
+        "labkit.cli.runners.distribution:pull",
         "NAME[:TAG|@DIGEST]",
         (
             Flag("all-tags", "a", "bool", "Download all tagged images in the repository"),

@@ -1,17 +1,18 @@
-"""`load`, `save`, `import`, `pull`, `hub build`: images that come and go as streams (Engine API `ImageLoad`, …)."""
+"""`load`, `save`, `import`, `hub build`: images that come and go as streams (Engine API `ImageLoad`, …)."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from labkit.cli.grammar import Invocation, StatusError
+from labkit.cli.progress import show_progress
 from labkit.cli.references import split_name
 from labkit.cli.runners.images import platform_json
 from labkit.cli.session import Session
-from labkit.client.engine import Answer, Query
+from labkit.client.engine import Query
 
 _PIECE = 1024 * 1024
 
@@ -47,31 +48,6 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
 
 def _platform(given: Invocation) -> str | None:
     return given.text("platform") or None
-
-
-def show_progress(session: Session, answer: Answer, quiet: bool = False) -> None:
-    """Prints a progress stream's messages. StatusError if one of them is an error."""
-    if "json" not in answer.headers.get("content-type", "json"):
-        for chunk in answer.chunks():
-            session.streams.write(1, chunk)
-        return
-    for message in answer.messages():
-        if problem := message.get("errorDetail") or message.get("error"):
-            raise StatusError(problem["message"] if isinstance(problem, dict) else str(problem))
-        if not quiet:
-            session.out(_progress_line(message, session.streams.stdout_is_terminal))
-
-
-def _progress_line(message: dict[str, Any], terminal: bool) -> str:
-    """One message as docker's jsonmessage prints it; moving bars only on a terminal, where they overwrite."""
-    if (stream := message.get("stream")) is not None:
-        return str(stream)
-    prefix = f"{message['id']}: " if message.get("id") else ""
-    status = message.get("status", "")
-    progress = message.get("progress", "")
-    if progress and not terminal:
-        return ""
-    return f"\r{prefix}{status} {progress}\x1b[K" if progress else f"{prefix}{status}\n" if status else ""
 
 
 def save(session: Session, given: Invocation) -> None:
@@ -147,21 +123,6 @@ def import_(session: Session, given: Invocation) -> None:
         return
     with _open(session, source) as archive:
         show_progress(session, session.client.request("POST", "/images/create", query, _pieces(archive)))
-
-
-def pull(session: Session, given: Invocation) -> None:
-    name, tag, digest = split_name(given.arguments[0])
-    quiet = given.flag("quiet")
-    if not tag and not digest and not given.flag("all-tags"):
-        tag = "latest"
-        if not quiet:
-            session.out("Using default tag: latest\n")
-    query = {"fromImage": name, "tag": digest or tag or None, "platform": _platform(given)}
-    show_progress(session, session.client.request("POST", "/images/create", query), quiet)
-    reference = f"{name}@{digest}" if digest else f"{name}:{tag}"
-    first = name.partition("/")[0]
-    registry = "" if "." in first or ":" in first or first == "localhost" else "docker.io/"
-    session.out(f"{registry}{'library/' if registry and '/' not in name else ''}{reference}\n")
 
 
 def hub_build(session: Session, given: Invocation) -> None:

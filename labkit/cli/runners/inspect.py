@@ -81,8 +81,8 @@ def _list(found: list[str], template: str) -> str:
     return ("".join(_TOKEN.findall(text)) if template == "json" else indent_json(text)) + "\n"
 
 
-def indent_json(text: str) -> str:
-    """JSON laid out with four spaces as Go's json.Indent does: numbers and escapes stay as the engine wrote them."""
+def indent_json(text: str, indent: str = "    ") -> str:
+    """JSON laid out as Go's json.Indent does: numbers and escapes stay as the engine wrote them."""
     out: list[str] = []
     depth = 0
     previous = ""
@@ -92,7 +92,7 @@ def indent_json(text: str) -> str:
             depth -= 1
         empty = closing and previous in ("{", "[")
         if previous and not empty and (closing or previous in ("{", "[", ",")):
-            out.append("\n" + "    " * depth)
+            out.append("\n" + indent * depth)
         out.append(": " if token == ":" else token)
         depth += token in ("{", "[")
         previous = token

@@ -11,8 +11,8 @@ from labkit.cli.attaching import Attached, attach, exit_status, resize
 from labkit.cli.container_body import container_body
 from labkit.cli.grammar import Invocation, StatusError
 from labkit.cli.references import split_name
-from labkit.cli.runners.archives import show_progress
 from labkit.cli.session import Session
+from labkit.cli.streams import STDERR
 from labkit.cli.values import go_quote
 from labkit.client.terminal import terminal_size
 from labkit.errors import InvalidParameter, LabkitError, NotFound
@@ -157,8 +157,11 @@ def _tagged(image: str) -> str:
 def _pull(session: Session, given: Invocation, image: str) -> None:
     name, tag, digest = split_name(image)
     query = {"fromImage": name, "tag": digest or tag or "latest", "platform": given.text("platform") or None}
-    answer = session.client.request("POST", "/images/create", query)
-    show_progress(session, answer, quiet=given.flag("quiet"))
+    from labkit.cli.authorizing import registry_headers  # here: most runs pull nothing
+    from labkit.cli.progress import show_progress
+
+    answer = session.client.request("POST", "/images/create", query, headers=registry_headers(session, image))
+    show_progress(session, answer, given.flag("quiet"), STDERR)
 
 
 def _warn(session: Session, host: dict[str, Any]) -> None:
