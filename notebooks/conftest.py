@@ -32,7 +32,19 @@ class Kernel(RunningKernel):  # type: ignore[misc]  # nbval has no types
     def __init__(self, kernel_name: str, cwd: str | None = None, startup_timeout: float = 60) -> None:
         # nbval's own opens a file for stderr that nobody closes: a ResourceWarning, and so an error.
         self.km, self.kc = start_new_kernel(startup_timeout, kernel_name, stderr=subprocess.DEVNULL, cwd=cwd)
+        self._displays: dict[str, Any] = {}
         self._ensure_iopub_up()
+
+    def get_message(self, stream: str, timeout: float | None = None) -> Any:
+        """As a front end does it, what updates an output replaces it; nbval itself keeps the first state."""
+        message = super().get_message(stream, timeout=timeout)
+        content, name = message["content"], message["content"].get("transient", {}).get("display_id")
+        if name and message["msg_type"] == "display_data":
+            content["data"] = self._displays[name] = plugin.NotebookNode(content["data"])
+        elif name and message["msg_type"] == "update_display_data":
+            self._displays[name].clear()
+            self._displays[name].update(content["data"])
+        return message
 
     def execute_cell_input(self, cell_input: str, allow_stdin: bool | None = None) -> Any:
         return self.kc.execute(

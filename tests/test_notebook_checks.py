@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def run(folder: Path, *cells: tuple[str, int | None, list[str]]) -> str:
-    """pytest's report on a notebook of these cells: source, execution count, tags."""
+def run(folder: Path, *cells: tuple[str, int | None, list[str]], outputs: Sequence[dict[str, object]] = ()) -> str:
+    """pytest's report on a notebook of these cells (source, execution count, tags), each stored with the outputs."""
     shutil.copy(ROOT / "notebooks" / "conftest.py", folder)
     code: list[dict[str, object]] = [
         {
@@ -23,7 +24,7 @@ def run(folder: Path, *cells: tuple[str, int | None, list[str]]) -> str:
             "source": source,
             "execution_count": count,
             "metadata": {"tags": tags},
-            "outputs": [],
+            "outputs": list(outputs),
         }
         for place, (source, count, tags) in enumerate(cells)
     ]
@@ -56,3 +57,12 @@ def test_a_notebook_that_leaves_a_container_behind_fails(tmp_path: Path) -> None
     )
     assert "the notebook leaves containers behind: ['/forgotten']" in report
     assert "3 passed, 1 error" in report
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("stored", "result"), [("last", "1 passed"), ("first", "1 failed")])
+def test_an_output_that_is_updated_is_compared_as_it_ends(tmp_path: Path, stored: str, result: str) -> None:
+    source = "shown = display({'text/plain': 'first'}, raw=True, display_id=True)\n"
+    source += "shown.update({'text/plain': 'last'}, raw=True)"
+    output: dict[str, object] = {"output_type": "display_data", "data": {"text/plain": [stored]}, "metadata": {}}
+    assert result in run(tmp_path, (source, 1, []), outputs=[output])

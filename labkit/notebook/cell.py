@@ -6,9 +6,18 @@ import codecs
 import signal
 import sys
 import threading
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
+from labkit.cli.grammar import StatusError
 from labkit.cli.streams import STDERR, STDOUT, Streams
+
+if TYPE_CHECKING:
+    from labkit.cli.progress import ProgressDisplay
+
+_NOBODY = (
+    "Error: nobody can be asked here. Log in from a terminal (`labkit login`), or give -u and -p: what is written in a "
+    "cell is stored with the notebook"
+)
 
 
 class CellStreams(Streams):
@@ -16,6 +25,7 @@ class CellStreams(Streams):
 
     has_terminal = False
     takes_archives = False
+    asks = True  # in the cell
     patience = 2  # the second interrupt ends the cell, whatever the container does
     no_tty = (
         "the input device is not a TTY: a notebook cell has no terminal. Leave out -t, or start the container "
@@ -48,6 +58,23 @@ class CellStreams(Streams):
             self._put(stream, decoder.decode(b"", final=True))
         sys.stdout.flush()
         sys.stderr.flush()
+
+    def progress(self, stream: int) -> ProgressDisplay:
+        from labkit.notebook.progress import CellProgress, can_update
+
+        return CellProgress(self) if can_update() else super().progress(stream)
+
+    def ask(self, prompt: str, hidden: bool = False) -> str:
+        """Asks in the cell, by the front end's own field: what is typed there is not part of the notebook."""
+        from getpass import getpass
+
+        from IPython.core.error import StdinNotImplementedError
+
+        self.finish()
+        try:
+            return getpass(prompt) if hidden else input(prompt)
+        except (StdinNotImplementedError, EOFError) as error:
+            raise StatusError(_NOBODY) from error
 
     def signals(self) -> list[int]:
         # Only the main thread may catch signals, and only the interrupt is meant for what runs in a cell.
