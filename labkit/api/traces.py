@@ -41,6 +41,7 @@ def routes(engine: Engine) -> list[Route]:
             {
                 "trace_id": trace.trace_id,
                 "requests": [f"{span.method} {span.path}" for span in trace.requests],
+                "transfers": [f"{span.transfer.verb} {span.transfer.reference}" for span in trace.transfers],
                 "plans": [span.plan.name for span in trace.plans],
                 "subjects": sorted({span.subject for span in trace.plans}),
             }

@@ -30,7 +30,8 @@ _LAST = "last"
 
 
 def explain(client: Client, argv: Sequence[str], client_spans: Sequence[Span]) -> Explanation | Usage:
-    """What `argv` asks for: nothing for the last action, else a container, a trace ID or a request.
+    """What `argv` asks for: nothing for the last action, else a container, an image that
+    was pulled or pushed, a trace ID or a request.
 
     `client_spans` are those of the asker's last action. NotFound if the engine keeps no such trace; StatusError in
     Docker's wording for words that don't fit.
@@ -57,9 +58,16 @@ def _find(client: Client, wanted: str, spans: Sequence[Span]) -> list[Data]:
         found = [line for line in listed if any(wanted in request for request in line["requests"])][:1]
     else:
         found = _about(client, wanted, listed)
+    found = found or [line for line in listed if _moved(line, wanted)][:1]
     if not found:
         raise NotFound(f"No trace of {wanted}: the engine keeps the most recent ones only, since it was started")
     return [_trace(client, line["trace_id"]) for line in reversed(found)]
+
+
+def _moved(line: Data, image: str) -> bool:
+    """Whether a trace is of a pull or push of an image; an engine of another make tells of none."""
+    references = (told.partition(" ")[2] for told in line.get("transfers", ()))
+    return any(f"{reference}:".startswith((f"{image}:", f"{image}@")) for reference in references)
 
 
 def _about(client: Client, container: str, listed: list[Data]) -> list[Data]:

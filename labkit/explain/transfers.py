@@ -1,7 +1,10 @@
-"""A pull or push, told: the requests to the registry, what became of each blob and why, and where the time went."""
+"""A pull or push (or a login, a search), told: the requests to the registry, what became of each blob and why, and
+where the time went."""
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import groupby
 from typing import Any
 
 from labkit.cli.units import human_size
@@ -23,11 +26,30 @@ def transfer_node(transfer: Data, choice: Choice) -> Node:
     remarks += [f"failed: {transfer['error']}"] if transfer["error"] else []
     remarks += [transfer["rate_limit"]] if transfer["rate_limit"] else []
     said = f"{transfer['verb']} {choice.style.words(transfer['reference'])}"
-    return Node("transfer", said, tuple(remarks), (_requests(transfer, choice), _blobs(transfer, choice)))
+    parts = [_requests(transfer, choice)]
+    parts += [_blobs(transfer, choice)] if transfer["blobs"] else []
+    parts += [_spent(transfer)] if choice.times and _times(transfer) else []
+    return Node("transfer", said, tuple(remarks), tuple(parts))
+
+
+def _in_order(transfer: Data, choice: Choice) -> list[Data]:
+    """The requests as they began; those about blobs, which are under way at once, by blob where the next run must read
+    the same."""
+    exchanges = sorted(transfer["exchanges"], key=lambda exchange: int(exchange["began"]))
+    if not choice.style.stable:
+        return exchanges
+    digests = [blob["digest"] for blob in transfer["blobs"] if blob["role"] == "layer"]
+
+    def place(exchange: Data) -> int:
+        told = f"{exchange['url']} {exchange['purpose']}"
+        return next((place for place, digest in enumerate(digests) if digest in told), -1)
+
+    runs = groupby(exchanges, key=lambda exchange: place(exchange) >= 0)
+    return [exchange for _, run in runs for exchange in sorted(run, key=place)]
 
 
 def _requests(transfer: Data, choice: Choice) -> Node:
-    exchanges = sorted(transfer["exchanges"], key=lambda exchange: int(exchange["began"]))
+    exchanges = _in_order(transfer, choice)
     told = tuple(_exchange(exchange, choice) for exchange in exchanges)
     return Node("exchanges", "asked of the registry", (count(exchanges, "request"),), told, folded=choice.folded)
 
@@ -58,9 +80,22 @@ def _headers(pairs: list[list[str]]) -> list[str]:
 
 
 def _blobs(transfer: Data, choice: Choice) -> Node:
-    told = [_blob(blob, choice) for blob in transfer["blobs"]]
-    told += _bars(transfer["times"]) if choice.times else []
-    return Node("blobs", "what became of each blob", (count(transfer["blobs"], "blob"),), tuple(told))
+    told = tuple(_blob(blob, choice) for blob in transfer["blobs"])
+    return Node("blobs", "what became of each blob", (count(told, "blob"),), told)
+
+
+def _times(transfer: Data) -> dict[str, int]:
+    """Nanoseconds by what they were spent on, of all blobs and of the whole, in the order of the pipeline."""
+    total: Counter[str] = Counter()
+    for times in (*(blob["times"] for blob in transfer["blobs"]), transfer["times"]):
+        total.update(times)
+    return dict(total)
+
+
+def _spent(transfer: Data) -> Node:
+    several = sum(bool(blob["times"]) for blob in transfer["blobs"]) > 1
+    remarks = ("blobs come at the same time: together more than it took",) if several else ()
+    return Node("times", "where the time went", remarks, tuple(_bars(_times(transfer))))
 
 
 def _blob(blob: Data, choice: Choice) -> Node:

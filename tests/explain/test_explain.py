@@ -113,7 +113,7 @@ def test_another_engine_keeps_no_traces(tmp_path: Path) -> None:
 def test_wrong_words_are_refused_in_dockers_wording(ran: Client) -> None:
     with pytest.raises(StatusError, match=r"unknown flag: --nosuch\n\nUsage:  labkit explain \[OPTIONS\]"):
         asked(ran, "--nosuch")
-    assert asked(ran, "--help").startswith("Usage:  labkit explain [OPTIONS] [CONTAINER|TRACE|METHOD PATH]")
+    assert asked(ran, "--help").startswith("Usage:  labkit explain [OPTIONS] [CONTAINER|IMAGE|TRACE|METHOD PATH]")
 
 
 def test_the_command_prints_the_tree(ran: Client, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,7 +91,7 @@ EXPLAIN = Command(
     (("explain",),),
     "Show the kernel calls behind an action",
     "",
-    "[CONTAINER|TRACE|METHOD PATH]",
+    "[CONTAINER|IMAGE|TRACE|METHOD PATH]",
     (
         Flag("calls", "", "bool", "Show the kernel calls of each operation (default true)"),
         Flag("full", "", "bool", "Don't shorten IDs and long arguments"),
