@@ -7,6 +7,7 @@ through the container's layers, beneath their roots: an image's links can't lead
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,22 +29,40 @@ class Identity:
 def read_layered(upper: str, lower: Iterable[str], path: str) -> str:
     """A text file as an overlay of these directories (topmost first) shows it; empty if there is none.
 
-    Image layers never change, so what they hold is kept, for containers that have written nothing yet.
+    Image layers never change, so what they hold is kept, for containers that have written nothing on the way to it.
     """
     layers = tuple(lower)
-    with os.scandir(upper) as entries:
-        untouched = next(entries, None) is None
-    return _read_lower(layers, path) if untouched else _read((upper, *layers), path)
+    text, plain = _read_lower(layers, path)
+    return text if _is_untouched(upper, path if plain else "") else _read((upper, *layers), path)
 
 
 @lru_cache(maxsize=256)
-def _read_lower(layers: tuple[str, ...], path: str) -> str:
-    return _read(layers, path)
+def _read_lower(layers: tuple[str, ...], path: str) -> tuple[str, bool]:
+    """The text, and whether no link is on the way to it."""
+    with LayerStack(layers) as stack:
+        return stack.read_text(path), stack.is_plain(path)
 
 
 def _read(layers: tuple[str, ...], path: str) -> str:
     with LayerStack(layers) as stack:
         return stack.read_text(path)
+
+
+def _is_untouched(upper: str, path: str) -> bool:
+    """Whether a container's own layer has nothing at a path, and nothing that hides it; "" asks for the whole layer."""
+    if not path:
+        with os.scandir(upper) as entries:
+            return next(entries, None) is None
+    place = upper
+    for part in path.split("/"):
+        place = f"{place}/{part}"
+        try:
+            mode = os.lstat(place).st_mode
+        except FileNotFoundError:
+            return True
+        if not stat.S_ISDIR(mode) or os.listxattr(place, follow_symlinks=False):
+            return False
+    return False
 
 
 def resolve(user: str, passwd: str, group: str, added: Iterable[str] = ()) -> Identity:

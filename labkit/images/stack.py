@@ -152,6 +152,18 @@ class LayerStack:
         """The file that a path leads to from the root, through links; None if there is none."""
         return self._find(path, list(range(len(self._roots))))
 
+    def is_plain(self, path: str) -> bool:
+        """Whether no link is on the way to a path, be there something at its end or not."""
+        parent, layers = b"", list(range(len(self._roots)))
+        for part in path.split("/"):
+            found = self._look_up(parent, layers, os.fsencode(part))
+            if found is None:
+                return True
+            parent, layers = found[0].path, found[1]
+            if stat.S_ISLNK(found[0].status.st_mode):
+                return False
+        return True
+
     def _find(self, path: str, layers: list[int]) -> Node | None:
         if not layers:
             return None

@@ -91,6 +91,26 @@ def test_a_whiteout_ends_the_search(tree: Path, place: str, removed: str) -> Non
     assert read(tree) == ""
 
 
+@pytest.mark.parametrize("link", ["etc", "etc/passwd"])
+def test_what_a_container_writes_behind_a_link_of_its_image_counts(tree: Path, link: str) -> None:
+    """Its own layer has nothing at the path then, and still it is what changed the file."""
+    shutil.rmtree(tree / "up/etc")
+    shutil.rmtree(tree / "one/etc")
+    (tree / "one" / link).parent.mkdir(exist_ok=True)
+    (tree / "one" / link).symlink_to("/other/etc" if link == "etc" else "/other/etc/passwd")
+    assert read(tree) == ""
+    (tree / "up/other/etc").mkdir(parents=True)
+    (tree / "up/other/etc/passwd").write_text("behind")
+    assert read(tree) == "behind"
+
+
+def test_a_container_that_writes_besides_keeps_what_its_image_says(tree: Path) -> None:
+    shutil.rmtree(tree / "up/etc")
+    (tree / "up/etc").mkdir()
+    (tree / "up/etc/hosts").write_text("hosts")
+    assert (read(tree), read(tree, "etc/group")) == ("one", "two")
+
+
 @pytest.mark.parametrize("target", ["/victim", "../../victim", "{tree}/victim"])
 def test_a_link_leads_to_no_file_of_the_host(tree: Path, target: str) -> None:
     (tree / "up/etc/passwd").symlink_to(target.format(tree=tree))
