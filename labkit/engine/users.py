@@ -60,9 +60,14 @@ def _is_untouched(upper: str, path: str) -> bool:
             mode = os.lstat(place).st_mode
         except FileNotFoundError:
             return True
-        if not stat.S_ISDIR(mode) or os.listxattr(place, follow_symlinks=False):
+        if not stat.S_ISDIR(mode) or _hides(place):
             return False
     return False
+
+
+def _hides(directory: str) -> bool:
+    """Whether overlayfs shows something else than the directory and what lies below it."""
+    return any(name.endswith((".opaque", ".redirect")) for name in os.listxattr(directory, follow_symlinks=False))
 
 
 def resolve(user: str, passwd: str, group: str, added: Iterable[str] = ()) -> Identity:
