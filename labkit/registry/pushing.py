@@ -103,13 +103,16 @@ class _Layers:
         self._report = report
         self._transfer = transfer
         self._directory = directory
+        self._records: dict[str, BlobRecord] = {}
 
     def push(self, image: Image) -> tuple[Descriptor, ...]:
         """Send what the registry lacks; the layers as it has them now."""
         pairs = zip(image.layers, image.config.rootfs.diff_ids, strict=True)
         work = {layer.digest: (layer, diff_id) for layer, diff_id in pairs}
-        for _, diff_id in work.values():
+        for layer, diff_id in work.values():
+            self._records[layer.digest] = BlobRecord("layer", layer.digest, layer.size, layer.media_type)
             self._report(Progress("Preparing", short_id(diff_id)))
+        self._transfer.blobs += self._records.values()
         with ThreadPoolExecutor(PARALLEL, "upload") as pool:
             sent = {digest: pool.submit(self._push, *pair) for digest, pair in work.items()}
             try:
@@ -122,8 +125,7 @@ class _Layers:
 
     def _push(self, layer: Descriptor, diff_id: str) -> Descriptor:
         self._repository.cancelled.check()
-        name, record = short_id(diff_id), BlobRecord("layer", layer.digest, layer.size, layer.media_type)
-        self._transfer.blobs.append(record)
+        name, record = short_id(diff_id), self._records[layer.digest]
         ready = self._compressed.find(layer.digest) if is_plain(layer) else layer
         if ready and (fate := self._present(ready, name)):
             record.fate = fate
