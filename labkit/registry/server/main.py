@@ -10,7 +10,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,6 +20,7 @@ from labkit.registry.credentials import Credentials
 from labkit.registry.server.access import Passwords
 from labkit.registry.server.application import Registry
 from labkit.registry.server.proxy import Proxy
+from labkit.registry.server.publishing import published
 from labkit.registry.server.routes import Application
 from labkit.registry.server.serving import Server
 from labkit.registry.server.storage import Storage
@@ -47,6 +48,8 @@ class Options:
     tls_key: str = ""
     proxy: str = ""
     log_level: str = "info"
+    address_file: str = ""
+    """Where programs of this machine find the address: a file, locked as long as the registry serves."""
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -72,15 +75,17 @@ def _serve(options: Options) -> None:
     address, tls = parse_address(options.addr), _tls(options)
     passwords = Passwords(Path(options.htpasswd)) if options.htpasswd else None
     root = Path(options.root).absolute()
-    storage = Storage(root)
+    storage = Storage(root, readonly=options.readonly and not options.proxy)
     with closing(storage), ExitStack() as stack:
         origin = stack.enter_context(closing(Proxy(storage, options.proxy, _proxy_user()))) if options.proxy else None
         registry = Registry(storage, Uploads(storage.workspace), options.readonly, options.deletable, origin)
         if options.deletable and not options.readonly:
             sweep(storage)
         with _listening(address, Application(registry, passwords), tls) as server:
-            _announce(server, options, root)
-            _run(server)
+            url = _url(server, options)
+            with published(Path(options.address_file), url) if options.address_file else nullcontext():
+                _announce(server, options, root, url)
+                _run(server)
 
 
 def _proxy_user() -> Credentials:
@@ -136,12 +141,16 @@ def _tls(options: Options) -> ssl.SSLContext | None:
     return context
 
 
-def _announce(server: Server, options: Options, root: Path) -> None:
-    """Where it listens, what it has, and who may use it: the first lines of its output."""
+def _url(server: Server, options: Options) -> str:
     host, port = server.server_address[:2]
     shown = f"[{host!s}]:{port}" if ":" in str(host) else f"{host!s}:{port}"
-    scheme = "https" if options.tls_cert else "http"
-    print(f"labkit registry listens on {scheme}://{shown}")
+    return f"{'https' if options.tls_cert else 'http'}://{shown}"
+
+
+def _announce(server: Server, options: Options, root: Path, url: str) -> None:
+    """Where it listens, what it has, and who may use it: the first lines of its output."""
+    host, shown = server.server_address[0], url.partition("://")[2]
+    print(f"labkit registry listens on {url}")
     print(f"  images: {root}, an OCI image layout for each repository")
     if options.proxy:
         print(f"  it is a cache of {options.proxy}: what isn't here is fetched there")

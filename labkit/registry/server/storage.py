@@ -13,13 +13,14 @@ import errno
 import os
 import stat
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import msgspec
 
-from labkit.errors import LabkitError
+from labkit.errors import LabkitError, NotFound
 from labkit.images.content import sync_directory, write_durably
 from labkit.images.faults import disk_errors
 from labkit.images.layout import LAYOUT_FILE
@@ -61,23 +62,34 @@ class Stored:
 
 
 class Storage:
-    """All repositories below a root, of which this process is the only keeper. Raises Conflict if it isn't."""
+    """All repositories below a root, of which this process is the only keeper. Raises Conflict if it isn't.
 
-    def __init__(self, root: Path) -> None:
+    With `readonly` it only looks, and others may write meanwhile: what has a name is whole. Raises NotFound then if
+    there is nothing.
+    """
+
+    def __init__(self, root: Path, readonly: bool = False) -> None:
         self.root = root
         self.workspace = root / ".uploads"
         self.pool = root / ".blobs"
-        with disk_errors(f"making {root}"):
-            for directory in (self.workspace, self.pool / "sha256", self.pool / "sha512"):
-                directory.mkdir(parents=True, exist_ok=True)
-            self._lock_file = lock_store(self.workspace)
+        if readonly and not root.is_dir():
+            raise NotFound(f"{root}: no images are kept there")
+        with disk_errors(f"opening {root}" if readonly else f"making {root}"), ExitStack() as opened:
+            if not readonly:
+                self._make_root()
+                opened.callback(os.close, lock_store(self.workspace))
             self._root = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, self._root)
+            self._opened = opened.pop_all()
         self._repositories: dict[str, Repository] = {}
         self._lock = threading.Lock()
 
+    def _make_root(self) -> None:
+        for directory in (self.workspace, self.pool / "sha256", self.pool / "sha512"):
+            directory.mkdir(parents=True, exist_ok=True)
+
     def close(self) -> None:
-        os.close(self._root)
-        os.close(self._lock_file)
+        self._opened.close()
 
     def open(self, path: str, flags: int = os.O_RDONLY) -> int:
         """A descriptor of a path below the root. Raises OSError, also for a symbolic link on the way."""
