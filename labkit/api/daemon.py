@@ -48,6 +48,13 @@ def parser() -> argparse.ArgumentParser:
     add("--cgroup-parent", default="labkit", help="cgroup below which containers are put")
     add("--live-restore", action="store_true", help="let containers run on when the daemon ends")
     add("--registry-mirror", action="append", default=[], metavar="URL", help="ask this mirror before Docker Hub")
+    add(
+        "--hub",
+        default=os.environ.get("LABKIT_HUB", ""),
+        metavar="URL",
+        help="a `labkit hub` that stands in for Docker "
+        "Hub; `none` for none (default: $LABKIT_HUB, or the one of this machine)",
+    )
     add("--insecure-registry", action="append", default=[], metavar="HOST|CIDR", help="do without (verified) TLS there")
     add("-l", "--log-level", default="info", choices=("debug", "info", "warn", "error"), help="how much to log")
     add("--ready-fd", type=int, default=-1, help="descriptor to write `ready` to when the daemon listens")
@@ -66,7 +73,7 @@ def main(argv: list[str]) -> int:
         os.path.abspath(options.exec_root),
         options.cgroup_parent.strip("/"),
         options.live_restore,
-        Registries(tuple(options.registry_mirror), tuple(options.insecure_registry)),
+        Registries(tuple(options.registry_mirror), tuple(options.insecure_registry), hub=options.hub),
     )
     pidfile = options.pidfile or os.path.join(settings.exec_root, "labkit.pid")
     hosts = options.host or [f"unix://{settings.exec_root}/labkit.sock"]

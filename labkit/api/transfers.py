@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from labkit.api.http import Request, Route, Stream
@@ -23,6 +25,7 @@ from labkit.images.references import Reference, parse
 from labkit.images.store import ImageStore
 from labkit.registry.cancelling import Cancelled
 from labkit.registry.credentials import decode_auth
+from labkit.registry.endpoints import Settings as Registries
 from labkit.registry.transfers import Transfer
 
 if TYPE_CHECKING:
@@ -149,11 +152,12 @@ async def _transfer(
         from labkit.registry.repository import Repository
 
         began, error = time.time_ns(), ""
-        settings, observe = engine.settings.registries, transfer.exchanges.append
+        push, observe = verb == "push", transfer.exchanges.append
         try:
-            with Repository(
-                reference, settings, credentials, observe, cancelled, context, push=verb == "push"
-            ) as repository:
+            with (
+                _registries(engine.settings, reference, push) as registries,
+                Repository(reference, registries, credentials, observe, cancelled, context, push) as repository,
+            ):
                 return work(repository, report, transfer)
         except LabkitError as raised:
             error = str(raised)
@@ -164,6 +168,15 @@ async def _transfer(
     lines = messages(on_thread, results)
     first = await _first(lines, request, cancelled)
     return Stream(_rest(first, lines, cancelled))
+
+
+def _registries(settings: Settings, reference: Reference, push: bool) -> AbstractContextManager[Registries]:
+    """The settings for registries; for pulls labkit's hub is one of the mirrors, if there is one."""
+    from labkit.registry.hub.mirrors import with_hub
+
+    if push:
+        return nullcontext(settings.registries)
+    return with_hub(reference, settings.registries, Path(settings.hub), Path(settings.hub_address))
 
 
 async def _first(lines: AsyncGenerator[bytes, None], request: Request, cancelled: Cancelled) -> bytes:

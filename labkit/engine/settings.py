@@ -28,6 +28,16 @@ class Settings:
         return os.path.join(self.data_root, "images")
 
     @property
+    def hub(self) -> str:
+        """The store of `labkit hub`, a stand-in for Docker Hub."""
+        return os.path.join(self.data_root, "hub")
+
+    @property
+    def hub_address(self) -> str:
+        """Where `labkit hub serve` leaves its URL."""
+        return os.path.join(self.exec_root, "hub.url")
+
+    @property
     def bundles(self) -> str:
         return os.path.join(self.exec_root, "bundles")
 

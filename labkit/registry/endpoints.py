@@ -31,6 +31,8 @@ class Settings:
     mirrors: tuple[str, ...] = ()
     insecure: tuple[str, ...] = ()
     certs: tuple[Path, ...] = (Path("/etc/docker/certs.d"), Path("/etc/labkit/certs.d"))
+    hub: str = ""
+    """labkit's own option `--hub`: the URL of a `labkit hub` that stands in for Docker Hub; "none" for none at all."""
 
 
 DEFAULT = Settings()

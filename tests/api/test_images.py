@@ -446,7 +446,16 @@ def test_hub_build(api: Api) -> None:
     assert any(line.get("stream", "").startswith("/bin/busybox from /") for line in lines)
     assert lines[-1] == {"stream": "Loaded image: busybox:latest\n"}
     assert api.json("GET", "/images/busybox/json")["Config"]["Cmd"] == ["sh"]
-    assert "no recipe for 'nginx'" in api.error(404, "POST", "/labkit/hub/build", name="nginx")
+    assert "no recipe for 'windows'" in api.error(404, "POST", "/labkit/hub/build", name="windows")
+    assert "which image?" in api.error(400, "POST", "/labkit/hub/build")
+    assert "no absolute path" in api.error(400, "POST", "/labkit/hub/build", name="busybox", into="here")
+
+
+def test_hub_build_for_another_hub(api: Api, tmp_path: Path) -> None:
+    lines = api.lines("POST", "/labkit/hub/build", name=["alpine", "busybox"], into=f"{tmp_path}/usb")
+    assert lines[-1] == {"stream": "In the hub: alpine:latest\n"}
+    assert api.json("GET", "/images/json") == []
+    assert (tmp_path / "usb/library/alpine/index.json").exists()
 
 
 def test_the_docker_command(api: Api, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ NOBODY = Engine("unix:///nowhere/x.sock")
         ("run img --rm", []),
         ("stop --ti", ["--timeout"]),
         ("kill -s SIGK", ["SIGKILL"]),
-        ("hub build ", ["busybox"]),
+        ("hub build bu", ["busybox"]),
         ("manifest ", ["annotate", "create", "inspect", "push", "rm"]),
         ("manifest annotate --os l", ["linux"]),
         ("push --pl", ["--platform"]),

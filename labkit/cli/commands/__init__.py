@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from labkit.cli.commands.containers import CONTAINER_COMMANDS
+from labkit.cli.commands.hub import HUB_COMMANDS
 from labkit.cli.commands.images import IMAGE_COMMANDS
 from labkit.cli.commands.registries import REGISTRY_COMMANDS
 from labkit.cli.commands.system import OWN_COMMANDS, SYSTEM_COMMANDS
@@ -12,6 +13,7 @@ COMMANDS: tuple[Command, ...] = (
     *CONTAINER_COMMANDS,
     *IMAGE_COMMANDS,
     *REGISTRY_COMMANDS,
+    *HUB_COMMANDS,
     *SYSTEM_COMMANDS,
     *OWN_COMMANDS,
 )
@@ -19,7 +21,7 @@ COMMANDS: tuple[Command, ...] = (
 GROUPS: dict[str, str] = {
     "completion": "Print completion scripts for shells",
     "container": "Manage containers",
-    "hub": "Make images without a registry",
+    "hub": "Make and serve images without Docker Hub",
     "image": "Manage images",
     "manifest": "Manage Docker image manifests and manifest lists",
     "system": "Manage the engine",

@@ -171,14 +171,4 @@ IMAGE_COMMANDS = (
         1,
         complete=("image",),
     ),
-    Command(
-        (("hub", "build"),),
-        "Make a base image out of this machine's own packages, without any registry",
-        f"{_ARCHIVES}:hub_build",
-        "NAME",
-        least=1,
-        most=1,
-        complete=("busybox",),
-        examples=("hub build busybox",),
-    ),
 )

@@ -1,4 +1,4 @@
-"""`load`, `save`, `import`, `hub build`: images that come and go as streams (Engine API `ImageLoad`, …)."""
+"""`load`, `save`, `import`: images that come and go as streams (Engine API `ImageLoad`, …)."""
 
 from __future__ import annotations
 
@@ -123,8 +123,3 @@ def import_(session: Session, given: Invocation) -> None:
         return
     with _open(session, source) as archive:
         show_progress(session, session.client.request("POST", "/images/create", query, _pieces(archive)))
-
-
-def hub_build(session: Session, given: Invocation) -> None:
-    answer = session.client.request("POST", "/labkit/hub/build", {"name": given.arguments[0]})
-    show_progress(session, answer)

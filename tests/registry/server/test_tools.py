@@ -17,7 +17,8 @@ import oras.oci  # type: ignore[import-untyped]  # the same
 import pytest
 
 from labkit.images.manifests import OCI_MANIFEST
-from labkit.registry import hub
+from labkit.registry.hub import carrying, recipes
+from labkit.registry.hub.building import Workshop
 from labkit.registry.server.documents import digest_of
 from tests.registry.server.clients import PATIENCE, Client
 from tests.registry.server.processes import Process, certificate, run, running
@@ -27,7 +28,9 @@ from tests.registry.server.processes import Process, certificate, run, running
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image as `docker save` writes it."""
     path = tmp_path_factory.mktemp("archive") / "busybox.tar"
-    path.write_bytes(hub.build("busybox").archive)
+    with Workshop(path.with_name("hub"), (), print) as workshop:
+        workshop.make(recipes.find("busybox"))
+        carrying.export(workshop.storage, carrying.images(workshop.storage), path)
     return path
 
 

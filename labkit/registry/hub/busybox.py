@@ -1,29 +1,23 @@
-"""Base images without a registry: made from programs of this machine, with a report of what came from where.
+"""A base layer without a registry: made from programs of this machine, with a report of what came from where.
 
-`busybox` is Debian's busybox-static with a link for each applet, laid out as Docker's official image of that name;
-where busybox is not installed, the machine's own programs with the libraries that they need (ldd(1)). The same programs
-give the same bytes. The result is an archive as `docker save` writes it.
+It is Debian's busybox-static with a link for each applet, laid out as Docker's official image of that name; where
+busybox is not installed, the machine's own programs with the libraries that they need (ldd(1)). The same programs give
+the same bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
-import platform
 import re
 import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from labkit.errors import NotFound
+from labkit.registry.hub.layers import Member, in_order, write_tar
 
 BUSYBOX_PLACES = (Path("/bin/busybox"), Path("/usr/bin/busybox"))
 
@@ -80,7 +74,6 @@ _DIRECTORIES = {
     "var/www": 0o755,
 }
 _LIBRARY = re.compile(r"^\s*(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)$", re.MULTILINE)
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,48 +85,53 @@ class Taken:
     package: str
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
-    """An image archive, the name in it, and what it was made of; `applets` are names for one busybox."""
-
-    name: str
-    archive: bytes
-    taken: tuple[Taken, ...]
-    applets: int
-
-
 @dataclass(frozen=True)
-class _Contents:
-    """What an image will hold: real files by path, and hard links to them."""
+class Contents:
+    """What the layer will hold: real files by path, and hard links to them."""
 
     files: dict[str, Path] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
 
 
-def check(name: str) -> None:
-    """Raises NotFound for a name that there is no recipe for."""
-    if name != "busybox":
-        raise NotFound(f"labkit hub has no recipe for {name!r}; it has: busybox")
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """What the layer is made of, and the time of the newest program; `applets` are names for one busybox."""
+
+    contents: Contents
+    taken: tuple[Taken, ...]
+    created: int
+
+    @property
+    def applets(self) -> int:
+        return len(self.contents.links)
+
+    def layer(self) -> bytes:
+        """The tar."""
+        parents = {str(parent) for path in self.contents.files for parent in Path(path).parents} - {"."}
+        members = [Member(path, _DIRECTORIES.get(path, 0o755), b"", tarfile.DIRTYPE) for path in parents]
+        members += [Member(path, mode, b"", tarfile.DIRTYPE) for path, mode in _DIRECTORIES.items()]
+        members += [Member(path, 0o644, text.encode()) for path, text in _FILES.items()]
+        members += [Member(path, 0o755, source.read_bytes()) for path, source in self.contents.files.items()]
+        links = [Member(path, 0o755, b"", tarfile.LNKTYPE, target) for path, target in self.contents.links.items()]
+        return write_tar([*in_order(members), *in_order(links)], self.created)
 
 
-def build(name: str, busybox: Sequence[Path] = BUSYBOX_PLACES) -> Built:
-    """Makes a base image. `busybox` says where to look for that program. Raises NotFound as `check` does."""
-    check(name)
+def gather(busybox: Sequence[Path] = BUSYBOX_PLACES) -> Programs:
+    """Finds the programs. `busybox` says where to look for that one. Raises NotFound if there is not even a shell."""
     found = next((path for path in busybox if path.is_file() and os.access(path, os.X_OK)), None)
     contents = _from_busybox(found) if found else _from_programs(_PROGRAMS.split())
-    created = int(max(path.stat().st_mtime for path in contents.files.values()))
     packages = packages_of(contents.files.values())
     taken = tuple(Taken(f"/{path}", str(source), packages[source]) for path, source in sorted(contents.files.items()))
-    return Built(f"{name}:latest", _archive(f"{name}:latest", contents, created), taken, len(contents.links))
+    return Programs(contents, taken, int(max(path.stat().st_mtime for path in contents.files.values())))
 
 
-def _from_busybox(program: Path) -> _Contents:
+def _from_busybox(program: Path) -> Contents:
     applets = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout.split()
     files = {"bin/busybox": program} | {str(path)[1:]: path for path in libraries(program)}
-    return _Contents(files, {f"bin/{applet}": "bin/busybox" for applet in applets if applet != "busybox"})
+    return Contents(files, {f"bin/{applet}": "bin/busybox" for applet in applets if applet != "busybox"})
 
 
-def _from_programs(names: Iterable[str]) -> _Contents:
+def _from_programs(names: Iterable[str]) -> Contents:
     files: dict[str, Path] = {}
     for name in names:
         if found := shutil.which(name):
@@ -142,7 +140,7 @@ def _from_programs(names: Iterable[str]) -> _Contents:
             files |= {str(path)[1:]: path for path in libraries(program)}
     if "bin/sh" not in files:
         raise NotFound("this machine has neither busybox nor sh to make an image of: install busybox-static")
-    return _Contents(files)
+    return Contents(files)
 
 
 def libraries(program: Path) -> list[Path]:
@@ -180,56 +178,3 @@ def _spellings(path: Path) -> list[str]:
     """The paths under which dpkg may know a file: since /bin and /lib are links into /usr, with or without /usr."""
     real = str(path.resolve())
     return [str(path), real, real.removeprefix("/usr"), f"/usr{path}"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """One member of a tar; regular files by default."""
-
-    name: str
-    mode: int
-    data: bytes = b""
-    kind: bytes = tarfile.REGTYPE
-    link: str = ""
-
-
-def _tar(members: Iterable[_Member], created: int) -> bytes:
-    """A tar without anything that differs from one build to the next."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for member in members:
-            info = tarfile.TarInfo(member.name)
-            info.mode, info.mtime, info.size = member.mode, created, len(member.data)
-            info.type, info.linkname = member.kind, member.link
-            archive.addfile(info, io.BytesIO(member.data))
-    return buffer.getvalue()
-
-
-def _layer(contents: _Contents, created: int) -> bytes:
-    parents = {str(parent) for path in contents.files for parent in Path(path).parents} - {"."}
-    directories = sorted(parents | _DIRECTORIES.keys())
-    members = [_Member(path, _DIRECTORIES.get(path, 0o755), kind=tarfile.DIRTYPE) for path in directories]
-    members += [_Member(path, 0o644, text.encode()) for path, text in sorted(_FILES.items())]
-    members += [_Member(path, 0o755, source.read_bytes()) for path, source in sorted(contents.files.items())]
-    links = sorted(contents.links.items())
-    members += [_Member(path, 0o755, kind=tarfile.LNKTYPE, link=target) for path, target in links]
-    return _tar(members, created)
-
-
-def _archive(name: str, contents: _Contents, created: int) -> bytes:
-    """The image as `docker save` writes it: blobs, and `manifest.json` with the name."""
-    layer = _layer(contents, created)
-    time = datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z")
-    config: dict[str, Any] = {
-        "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
-        "os": "linux",
-        "created": time,
-        "config": {"Cmd": ["sh"], "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
-        "history": [{"created": time, "created_by": "labkit hub build busybox"}],
-    }
-    document = msgspec.json.encode(config)
-    config_name, layer_name = (f"blobs/sha256/{hashlib.sha256(blob).hexdigest()}" for blob in (document, layer))
-    manifest = [{"Config": config_name, "RepoTags": [name], "Layers": [layer_name]}]
-    blobs = ((config_name, document), (layer_name, layer), ("manifest.json", msgspec.json.encode(manifest)))
-    return _tar([_Member(path, 0o644, data) for path, data in blobs], created)

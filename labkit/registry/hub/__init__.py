@@ -1,0 +1,1 @@
+"""`labkit hub`: a stand-in for Docker Hub, for classes and tests without the internet, made of Debian's packages."""
