@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.errors import NotFound
-from labkit.registry.hub import carrying, recipes
+from labkit.registry.hub import carrying
 from labkit.registry.hub.images import find
 from labkit.registry.hub.mirrors import ADDRESS_FILE
 from labkit.registry.server import main
@@ -82,8 +82,3 @@ def import_(file: str, root: str = DEFAULT_ROOT) -> list[str]:
     """Brings the images of a file into the store; returns their names."""
     with closing(Storage(Path(root))) as storage:
         return [image.reference.familiar for image in carrying.import_(storage, Path(file))]
-
-
-def known() -> list[tuple[str, str]]:
-    """The names and summaries of all recipes."""
-    return [(recipe.name, recipe.summary) for recipe in recipes.RECIPES.values()]

@@ -10,7 +10,6 @@ import pytest
 from labkit.registry.hub.building import Made, build
 from tests.support.fixtures import busybox_archive
 
-
 __all__ = ["busybox_archive"]
 
 

@@ -115,13 +115,18 @@ def offline(big: Path, tmp_path: Path) -> Iterator[Daemon]:
             yield daemon
 
 
+def page(daemon: Daemon, container: str) -> str:
+    """What the web server in a container answers, as soon as it does."""
+    return daemon.out("exec", container, "bash", "-c", f"until ({_GET}); do :; done 2>/dev/null")
+
+
 @pytest.mark.root
 @pytest.mark.timeout(300)
 def test_nginx_without_the_internet(offline: Daemon) -> None:
     offline.docker("run", "-d", "--name", "web", "--network", "none", "nginx")
-    page = offline.out("exec", "web", "bash", "-c", f"until ({_GET}); do :; done 2>/dev/null")
-    assert "200 OK" in page
-    assert "Welcome to nginx!" in page
+    answer = page(offline, "web")
+    assert "200 OK" in answer
+    assert "Welcome to nginx!" in answer
     assert '"GET / HTTP/1.0" 200' in offline.out("logs", "web")
     assert offline.inspect("web")["Config"]["StopSignal"] == "SIGQUIT"
     offline.docker("stop", "web")
@@ -147,6 +152,9 @@ def test_build_in_a_daemon_without_a_mirror(offline: Daemon) -> None:
     built = hub_build("hello-world")
     assert "Loaded image: hello-world:latest" in built.stdout
     assert "Hello from labkit!" in offline.out("run", "--rm", "--network", "none", "hello-world")
+    hub_build("getting-started")  # on the nginx that is there
+    offline.docker("run", "-d", "--name", "site", "--network", "none", "docker/getting-started")
+    assert "this page comes out of a container" in page(offline, "site")
     failed = hub_build("redis", "--mirror", "http://127.0.0.1:1/debian")
     assert failed.returncode == 1
     assert "the Debian mirror can't be reached" in failed.stderr
