@@ -253,7 +253,7 @@ class Liar(Honest):
 def test_a_lie_leaves_nothing_and_the_truth_works_afterwards(store: ImageStore, script: Script, tmp_path: Path) -> None:
     liar = Liar()
     reference = parse(f"{script(liar.answer).host}/app:1")
-    with pytest.raises(InvalidParameter, match="verification failed|stream is damaged"):  # who sees it first
+    with pytest.raises(InvalidParameter, match=r"verification failed|stream is damaged"):  # who sees it first
         pulled(store, reference)
     assert store.list() == []
     assert [list((tmp_path / "store" / name).iterdir()) for name in ("snapshots", "blobs/sha256")] == [[], []]
