@@ -56,12 +56,15 @@ class SnapshotStore:
         self._directory = root / "snapshots"
         self._policy = policy
         self._known: dict[Path, Snapshot] = {}
+        self._places: dict[str, tuple[Path, Snapshot]] = {}  # by chain ID, what was found
         self._directory.mkdir(exist_ok=True)
 
     def _place(self, chain_id: str) -> tuple[Path, Snapshot | None]:
         """Where a snapshot is, with its record; or where it would be. IDs that begin alike can be made on purpose: the
         second one's directory has the whole ID as its name.
         """
+        if chain_id in self._places:
+            return self._places[chain_id]
         digits = check_digest(chain_id).removeprefix("sha256:")
         free = None
         for path in (self._directory / digits[:_SHORT], self._directory / digits):
@@ -69,6 +72,7 @@ class SnapshotStore:
                 self._known[path] = decode(read_document(path / _RECORD), Snapshot, str(path / _RECORD))
             found = self._known.get(path)
             if found and found.chain_id == chain_id:
+                self._places[chain_id] = path, found
                 return path, found
             free = path if found is None and free is None else free
         return free or path, None
@@ -132,6 +136,7 @@ class SnapshotStore:
         """Takes a snapshot away at once, into a directory that the caller removes in its own time."""
         path, _ = self._place(chain_id)
         self._known.pop(path, None)
+        self._places.pop(chain_id, None)
         path.rename(grave / path.name)
 
 

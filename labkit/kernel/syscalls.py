@@ -27,6 +27,8 @@ from labkit.trace import RECORDER
 _libc = ctypes.PyDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
+_libc.mount.argtypes = (*[ctypes.c_char_p] * 3, ctypes.c_ulong, ctypes.c_char_p)
+_libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 
 HINTS = {
     ("clone3", errno.EPERM): "new namespaces need root, or a user namespace (rootless)",
@@ -131,7 +133,7 @@ def setns(fd: int, flags: int, what: str = "") -> None:
 
 def mount(source: str | None, target: str, fstype: str | None, flags: int = 0, data: str | None = None) -> None:
     """mount(2)."""
-    raw = (_bytes(source), os.fsencode(target), _bytes(fstype), ctypes.c_ulong(flags), _bytes(data))
+    raw = (_bytes(source), os.fsencode(target), _bytes(fstype), flags, _bytes(data))
     _perform("mount", (source, target, fstype, flags, data), _libc.mount, *raw)
 
 
@@ -234,8 +236,7 @@ def close(fd: int) -> None:
 
 def prctl(option: int, argument: int = 0, argument3: int = 0) -> int:
     """prctl(2)."""
-    raw = (option, *map(ctypes.c_ulong, (argument, argument3, 0, 0)))
-    return _perform("prctl", (option, argument, argument3), _libc.prctl, *raw)
+    return _perform("prctl", (option, argument, argument3), _libc.prctl, option, argument, argument3, 0, 0)
 
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:
