@@ -3,93 +3,28 @@
 from __future__ import annotations
 
 import gzip
-import http.client
-import http.server
 import io
 import json
 import os
 import socket
-import subprocess
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import pytest
 
-from labkit.api import hub, images
-from labkit.engine.settings import Settings
-from labkit.engine.traces import Traces
 from labkit.images.references import parse
 from labkit.images.removal import ContainerUse
 from labkit.images.store import ImageStore
-from tests.api.serving import Serve, Served
+from tests.api.images import Api
 from tests.images.tars import config_of, digest, directory, docker_archive, member, tar
 
 pytestmark = pytest.mark.root  # layers carry owners
 
 BASE = tar(directory("etc"), member("etc/name", b"base"))
 TOP = tar(member("etc/top", b"top!"))
-
-
-class FakeEngine:
-    """Just what image routes need."""
-
-    def __init__(self, root: Path) -> None:
-        self.images = ImageStore(root)
-        self.settings = Settings(str(root.parent), str(root.parent), "")
-        self.traces = Traces()
-        self.events = SimpleNamespace(publish=self._publish)
-        self.published: list[tuple[str, str, str, str]] = []
-        self.uses: dict[str, list[ContainerUse]] = {}
-
-    def _publish(self, kind: str, action: str, identity: str, attributes: dict[str, str]) -> None:
-        self.published.append((kind, action, identity, attributes.get("name", "")))
-
-    def containers_using(self, image: str) -> list[ContainerUse]:
-        return self.uses.get(image, [])
-
-
-class Api:
-    """A client on a server with the image routes."""
-
-    def __init__(self, served: Served, engine: FakeEngine) -> None:
-        self.served = served
-        self.engine = engine
-
-    def call(self, method: str, path: str, body: Any = None, **query: Any) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("docker")
-        connection.sock = self.served.connect()
-        url = f"{path}?{urlencode(query, doseq=True)}" if query else path
-        connection.request(method, url, body, {"Content-Type": "application/x-tar"}, encode_chunked=True)
-        answer = connection.getresponse()
-        data = answer.read()
-        connection.close()
-        return answer.status, data
-
-    def json(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        status, data = self.call(method, path, body, **query)
-        assert status == 200, data
-        return json.loads(data)
-
-    def lines(self, method: str, path: str, body: Any = None, **query: Any) -> list[dict[str, Any]]:
-        status, data = self.call(method, path, body, **query)
-        assert status == 200, data
-        return [json.loads(line) for line in data.splitlines()]
-
-    def error(self, status: int, method: str, path: str, body: Any = None, **query: Any) -> str:
-        found, data = self.call(method, path, body, **query)
-        assert found == status, data
-        return str(json.loads(data)["message"])
-
-    def docker(self, *arguments: str, stdin: bytes | None = None, fails: bool = False) -> str:
-        command = ["docker", "-H", f"unix://{self.served.path}", *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True)
-        assert (done.returncode != 0) is fails, done.stderr
-        return (done.stderr if fails else done.stdout).decode()
+ARM = {"os": "linux", "architecture": "arm64"}
 
 
 def wait_until_empty(directory: Path) -> None:
@@ -98,14 +33,6 @@ def wait_until_empty(directory: Path) -> None:
     while os.listdir(directory) and time.monotonic() < deadline:
         os.sched_yield()
     assert os.listdir(directory) == []
-
-
-@pytest.fixture
-def api(serve: Serve, tmp_path: Path) -> Iterator[Api]:
-    engine = FakeEngine(tmp_path / "images")
-    yield Api(serve(*images.routes(engine), *hub.routes(engine)), engine)
-    engine.images.close()
-    assert os.listdir(tmp_path / "images/tmp") == []
 
 
 def test_load_tells_what_it_loaded(api: Api) -> None:
@@ -301,90 +228,6 @@ def test_import(api: Api) -> None:
     assert found["Comment"] == "mine"
     refused = api.error(400, "POST", "/images/create", BASE, fromSrc="-", changes="RUN x")
     assert refused == "run is not a valid change command"
-
-
-class Web:
-    """A web server whose answers a test chooses: by path, a status, headers, and a body."""
-
-    def __init__(self, pages: dict[str, tuple[int, dict[str, str], bytes]]) -> None:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                status, headers, body = pages[self.path]
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                """Says nothing."""
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-
-@pytest.fixture
-def web() -> Iterator[Web]:
-    length = {"Content-Length": str(len(BASE))}
-    served = Web(
-        {
-            "/base.tar": (200, length, BASE),
-            "/moved": (302, {"Location": "/base.tar"}, b""),
-            "/file": (302, {"Location": "file:///etc/passwd"}, b""),
-            "/ftp": (301, {"Location": "ftp://127.0.0.1/x"}, b""),
-            "/loop": (302, {"Location": "/loop"}, b""),
-            "/gone": (410, {}, b"no more"),
-            "/half": (200, length, BASE[:700]),
-            "/text": (200, {}, b"hello" * 1000),
-        }
-    )
-    yield served
-    served.close()
-
-
-@pytest.mark.parametrize("path", ["base.tar", "moved"])
-def test_import_from_a_web_server(api: Api, web: Web, path: str) -> None:
-    query = {"fromSrc": f"{web.url}/{path}", "repo": "own", "changes": ["CMD sh"]}
-    lines = api.lines("POST", "/images/create", **query)
-    found = api.json("GET", "/images/own/json")
-    assert lines[0] == {"status": f"Downloading from {web.url}/{path}"}
-    assert lines[-1] == {"status": found["Id"]}
-    assert found["Comment"] == f"Imported from {web.url}/{path}"
-    assert found["RootFS"]["Layers"] == [digest(BASE)]
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("file", "'file:///etc/passwd' is not allowed"),
-        ("ftp", "only http:// and https:// URLs"),
-        ("loop", "infinite loop"),
-        ("gone", "with status 410 Gone: no more"),
-        ("half", "unexpected EOF"),
-        ("text", "invalid tar header"),
-    ],
-)
-def test_what_a_web_server_may_not_do(api: Api, web: Web, path: str, message: str) -> None:
-    """Lead the daemon to files of its machine, or pass half an archive for a whole one."""
-    assert message in api.lines("POST", "/images/create", fromSrc=f"{web.url}/{path}")[-1]["error"]
-    assert api.json("GET", "/images/json") == []
-
-
-def test_sources_that_are_no_web_servers(api: Api) -> None:
-    for source in ("file:///etc/passwd", "unix:///x", "http://"):
-        assert "only http" in api.error(400, "POST", "/images/create", fromSrc=source)
-    (_, line) = api.lines("POST", "/images/create", fromSrc="127.0.0.1:1/x.tar")
-    assert "can't import from http://127.0.0.1:1/x.tar" in line["error"]
-
-
-ARM = {"os": "linux", "architecture": "arm64"}
 
 
 def test_platforms(api: Api) -> None:

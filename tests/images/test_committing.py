@@ -11,8 +11,8 @@ from labkit.errors import InvalidParameter, NotFound
 from labkit.images.committing import EMPTY_LAYER, Commit
 from labkit.images.references import parse
 from labkit.images.store import ImageStore
+from tests.images.stores import assert_whole, load, unused
 from tests.images.tars import config_of, contents, digest, directory, docker_archive, member, pieces, tar
-from tests.images.test_store import assert_whole, load, unused
 
 pytestmark = pytest.mark.root
 

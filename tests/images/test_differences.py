@@ -10,8 +10,8 @@ import pytest
 from labkit.errors import InvalidParameter
 from labkit.images.differences import Difference, Tree, difference, wasted
 from labkit.images.store import ImageStore
+from tests.images.stores import load
 from tests.images.tars import directory, docker_archive, hardlink, member, symlink, tar
-from tests.images.test_store import load
 
 pytestmark = pytest.mark.root
 

@@ -12,8 +12,8 @@ import pytest
 
 from labkit.images.references import parse
 from labkit.images.store import ImageStore
+from tests.images.stores import assert_whole
 from tests.images.tars import contents, directory, listing, member, symlink, tar
-from tests.images.test_store import assert_whole
 
 pytestmark = pytest.mark.root
 

@@ -1,0 +1,47 @@
+"""Requests that are answered as they arrive: in their order, and no faster than the client reads."""
+
+from __future__ import annotations
+
+from labkit.api.http import Request, Response, Route
+from labkit.errors import Conflict
+from tests.api.serving import ECHO, Serve, answer, ask, read_all, read_until
+
+
+def plain(request: Request) -> Response:
+    if "fail" in request.query:
+        raise Conflict("not now")
+    return Response(200, request.headers.get("x-number", "").encode(), "text/plain")
+
+
+AT_ONCE = Route("GET", "/plain", plain, immediate=True)
+
+
+def test_an_immediate_route_is_answered_in_order(serve: Serve) -> None:
+    """Whole, in pieces, pipelined, and between requests of other kinds: each gets its own answer, in their order."""
+    served = serve(AT_ONCE, ECHO)
+    with served.connect() as client:
+        for number in range(3):
+            assert ask(client, f"GET /plain HTTP/1.1\nX-Number: {number}").read() == str(number).encode()
+        both = b"".join(b"GET /plain HTTP/1.1\r\nHost: d\r\nX-Number: %d\r\n\r\n" % number for number in (7, 8))
+        client.sendall(both)
+        assert [part[-1:] for part in read_until(client, b"\r\n\r\n8").split(b"HTTP/1.1 200 OK")[1:]] == [b"7", b"8"]
+        client.sendall(both[:20])
+        client.sendall(both[20 : len(both) // 2])
+        assert answer(client).read() == b"7"
+        client.sendall(b"POST /echo HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n\r\nh")
+        client.sendall(b"i")
+        assert answer(client, "POST").read() == b"hi"
+        assert ask(client, "GET /plain?fail=1 HTTP/1.1").status == 409
+        assert ask(client, "GET /v9.99/plain HTTP/1.1").status == 400
+    assert [path for path, _, _ in served.seen] == ["/plain"] * 6 + ["/echo", "/plain", "/plain"]
+
+
+def test_an_immediate_route_waits_for_a_client_that_does_not_read(serve: Serve) -> None:
+    """Answers of one who only asks don't pile up: once its buffers are full, its requests wait in their order."""
+    served = serve(Route("GET", "/big", lambda request: Response(200, bytes(1 << 20)), immediate=True))
+    request = b"GET /big HTTP/1.1\r\nHost: d\r\n\r\n"
+    with served.connect() as client:
+        for _ in range(10):
+            client.sendall(request)
+        client.sendall(request * 19 + request[:-2] + b"Connection: close\r\n\r\n")
+        assert read_all(client).count(b"HTTP/1.1 200 OK") == 30
