@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import lru_cache
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 HEAD_LIMIT = 1 << 20  # as Go's net/http, thus dockerd: build arguments and filters travel in the URL
 DISCARD_LIMIT = 16 << 20  # an unread body up to this size is read away; beyond it the connection is closed
 WRITE_BUFFER = 256 << 10
+WRITTEN_AT_ONCE = 64 << 10
 
 _JSON_STREAMS = ("application/json", "application/x-ndjson")
 
@@ -81,6 +83,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(WRITE_BUFFER)
+        plain = transport.get_extra_info("sslcontext") is None
+        self._socket = transport.get_extra_info("socket").fileno() if plain else -1
         self._inbox = Inbox(self._transport)
         self._connections.add(self)
         self._task = asyncio.get_running_loop().create_task(self._serve())
@@ -177,7 +181,7 @@ class Connection(asyncio.Protocol):
         request, began = self._request(head, None), time.time_ns()
         answer = self._answer_now(request)
         self._report(request, answer.status, began)
-        self._transport.write(_response(answer, keep_alive=True))
+        self._write(_response(answer, keep_alive=True))
         return True
 
     async def _exchange(self, head: Head) -> bool:
@@ -265,8 +269,20 @@ class Connection(asyncio.Protocol):
 
     async def _send(self, data: bytes) -> None:
         if not self._transport.is_closing():
-            self._transport.write(data)
+            self._write(data)
             await self._outbox.drain()
+
+    def _write(self, data: bytes) -> None:
+        """Send a small piece right now if nothing waits before it: uvloop would do so when the loop comes round."""
+        if self._socket >= 0 and len(data) <= WRITTEN_AT_ONCE and not self._transport.get_write_buffer_size():
+            try:
+                data = data[os.write(self._socket, data) :]
+            except BlockingIOError:
+                pass  # the client's buffer is full: the transport waits for room
+            except (BrokenPipeError, ConnectionResetError):
+                return  # the client is gone, which the transport will notice
+        if data:
+            self._transport.write(data)
 
     async def _send_response(self, response: Response, keep_alive: bool, bodiless: bool = False) -> None:
         await self._send(_response(response, keep_alive, bodiless))
