@@ -279,7 +279,7 @@ class Connection(asyncio.Protocol):
                 data = data[os.write(self._socket, data) :]
             except BlockingIOError:
                 pass  # the client's buffer is full: the transport waits for room
-            except (BrokenPipeError, ConnectionResetError):
+            except ConnectionError:
                 return  # the client is gone, which the transport will notice
         if data:
             self._transport.write(data)
