@@ -74,7 +74,7 @@ class Uploader:
     def upload(
         self, descriptor: Descriptor, chunks: Chunks, chunked: bool = False, progress: Progress = lambda sent: None
     ) -> None:
-        """Puts a blob there, in one request or in chunks; one that breaks is repeated, or resumed."""
+        """Puts a blob there, in one request or in chunks. What breaks goes on in chunks, which lose little."""
         send = self._in_chunks if chunked else self._at_once
         failures = 0
         opened = self._opened.pop(descriptor.digest, None)
@@ -86,7 +86,7 @@ class Uploader:
                 pause = self._session.patience.pause_after(failures)
                 if pause is None:
                     raise
-                opened = None
+                opened, send = None, self._in_chunks
                 self._session.cancelled.wait(pause)
 
     def _open(self, descriptor: Descriptor) -> _Opened:

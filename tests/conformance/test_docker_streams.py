@@ -173,7 +173,7 @@ def test_a_slow_client_holds_the_container_and_loses_nothing(daemon: Daemon) -> 
     with subprocess.Popen(command, env=daemon.environment(), stdout=subprocess.PIPE) as process:
         assert process.stdout
         total = len(process.stdout.read(10))
-        time.sleep(1)
+        time.sleep(1)  # time for an engine that doesn't hold the container to lose what it can't pass on
         total += len(process.stdout.read())
     assert total == 20_000_000
 

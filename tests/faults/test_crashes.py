@@ -39,7 +39,7 @@ def test_every_line_once_and_in_order(own: Daemon) -> None:
     for name in ("one", "two"):
         own.docker("run", "-d", "--network", "none", "--name", name, "busybox", "sh", "-c", COUNT.format(last=last))
     for pause in moments(12, 0.1):
-        time.sleep(pause)
+        time.sleep(pause)  # the moment is the test
         own.kill()
         own.start()
     assert until_exited(own, "one", "two") == [9, 9]
@@ -52,7 +52,7 @@ def test_two_streams_and_lines_without_an_end(own: Daemon) -> None:
     script = 'i=0; while [ $i -lt 20000 ]; do i=$((i+1)); printf "out $i,"; echo "err $i" >&2; done'
     own.docker("run", "-d", "--network", "none", "--name", "both", "busybox", "sh", "-c", script)
     for pause in moments(8, 0.1):
-        time.sleep(pause)
+        time.sleep(pause)  # the moment is the test
         own.kill()
         own.start()
     assert until_exited(own, "both") == [0]
@@ -97,7 +97,7 @@ def wait_for_ends(pids: list[int]) -> None:
     deadline = time.monotonic() + PATIENCE
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.01)  # they are nobody's children here, and their pidfds went with the daemon
 
 
 def test_a_container_is_usable_after_a_crash(own: Daemon) -> None:
@@ -123,7 +123,7 @@ def test_a_crash_during_starts(own: Daemon, round: int) -> None:
         threads = [threading.Thread(target=try_start, args=(own, name)) for name in names]
         for thread in threads:
             thread.start()
-        time.sleep(pause)
+        time.sleep(pause)  # the moment is the test
         own.kill()
         own.start()
         for thread in threads:

@@ -71,7 +71,7 @@ def test_killed_at_any_moment(own: Daemon) -> None:
         reference = f"{server.host}/app:1"
         for pause in moments(6, 0.15):
             client = pulling(own, reference)
-            time.sleep(pause)
+            time.sleep(pause)  # the moment is the test
             own.kill()
             client.wait(PATIENCE)
             own.start()
