@@ -26,7 +26,7 @@ from labkit.images.faults import disk_errors
 from labkit.images.layout import LAYOUT_FILE, name_annotations, name_of
 from labkit.images.manifests import MANIFESTS, Descriptor, Index, decode
 from labkit.images.references import Reference
-from labkit.images.streams import decompressed, read_chunks
+from labkit.images.streams import Readable, decompressed, read_chunks
 from labkit.registry.endpoints import HUB
 from labkit.registry.hub.images import remove_untagged
 from labkit.registry.server.documents import read_document
@@ -140,9 +140,7 @@ def import_(storage: Storage, file: Path) -> list[Carried]:
         open(file, "rb") as opened,
         tempfile.TemporaryDirectory(dir=storage.workspace, prefix="import-") as work,
     ):
-        staged = stage(decompressed(read_chunks(opened)), Path(work))
-        _check_names(staged)
-        carried = _carried(staged)
+        staged, carried = _read(file, opened, Path(work))
         blobs = [_verified(staged, image.descriptor) for image in carried]
         sync_filesystem(Path(work))
         for image, found in zip(carried, blobs, strict=True):
@@ -155,6 +153,16 @@ def import_(storage: Storage, file: Path) -> list[Carried]:
             repository.put_manifest(image.reference.tag, read_document(data), data)
             remove_untagged(repository)
     return carried
+
+
+def _read(file: Path, opened: Readable, work: Path) -> tuple[Staged, list[Carried]]:
+    """What a file holds. Raises InvalidParameter, with the name of the file, which may be of another kind."""
+    try:
+        staged = stage(decompressed(read_chunks(opened)), work)
+        _check_names(staged)
+        return staged, _carried(staged)
+    except InvalidParameter as error:
+        raise InvalidParameter(f"{file} is no file of `labkit hub export`, or a damaged one: {error}") from error
 
 
 def _check_names(staged: Staged) -> None:

@@ -88,3 +88,11 @@ def test_nothing_to_carry(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="labkit hub build"):
         command.export(str(tmp_path / "file"), str(tmp_path / "empty"))
     assert not (tmp_path / "file").exists()
+
+
+def test_a_file_of_another_kind(tmp_path: Path) -> None:
+    """It is named, and nothing of it is taken for an image."""
+    (tmp_path / "letter").write_text("Dear hub,\n" * 100)
+    with pytest.raises(InvalidParameter, match="letter is no file of `labkit hub export`"):
+        command.import_(str(tmp_path / "letter"), str(tmp_path / "hub"))
+    assert digests(tmp_path / "hub") == {}
