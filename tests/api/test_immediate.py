@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from labkit.api.http import Request, Response, Route
 from labkit.errors import Conflict
-from tests.api.serving import ECHO, Serve, answer, ask, read_all, read_until
+from tests.api.serving import ECHO, PING, Serve, answer, ask, read_all, read_until
 
 
 def plain(request: Request) -> Response:
@@ -38,10 +38,13 @@ def test_an_immediate_route_is_answered_in_order(serve: Serve) -> None:
 
 def test_an_immediate_route_waits_for_a_client_that_does_not_read(serve: Serve) -> None:
     """Answers of one who only asks don't pile up: once its buffers are full, its requests wait in their order."""
-    served = serve(Route("GET", "/big", lambda request: Response(200, bytes(1 << 20)), immediate=True))
+    served = serve(Route("GET", "/big", lambda request: Response(200, bytes(1 << 20)), immediate=True), PING)
     request = b"GET /big HTTP/1.1\r\nHost: d\r\n\r\n"
     with served.connect() as client:
         for _ in range(10):
             client.sendall(request)
+            with served.connect() as other:  # once it is answered, the request before it was taken
+                assert ask(other, "GET /_ping HTTP/1.1").read() == b"OK"
+        assert sum(path == "/big" for path, _, _ in served.seen) < 5
         client.sendall(request * 19 + request[:-2] + b"Connection: close\r\n\r\n")
         assert read_all(client).count(b"HTTP/1.1 200 OK") == 30
