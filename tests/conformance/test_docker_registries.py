@@ -15,6 +15,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.images.tars import member, tar
+from tests.registry.images import Honest
 from tests.support.daemon import PATIENCE, Daemon
 from tests.support.registries import Asked, Registry, Scripted, scripted
 
@@ -108,22 +110,43 @@ def test_what_goes_wrong(daemon: Daemon, registry: Registry, command: tuple[str,
     assert expected.format(host=registry.host) in done.stderr.decode()
 
 
-def test_interrupted(daemon: Daemon, script: Callable[[Callable[[Asked], None]], Scripted]) -> None:
-    """A client that goes ends its pull: the daemon's connection to a registry that keeps still is closed."""
-    asked_for, gone = threading.Event(), threading.Event()
+class Still(Honest):
+    """A registry that keeps still when asked for its manifest, or else for its layer, until the client hangs up."""
 
-    def answer(asked: Asked) -> None:
-        asked_for.set()
-        if asked.connection.recv(1) == b"":  # until the daemon hangs up
-            gone.set()
+    def __init__(self, at_once: bool) -> None:
+        super().__init__([tar(member("file", b"data"))])
+        self.at_once = at_once
+        self.asked_for, self.gone = threading.Event(), threading.Event()
+
+    def answer(self, asked: Asked) -> None:
+        if self.at_once:
+            self.keep_still(asked)
+        else:
+            super().answer(asked)
+
+    def blob(self, asked: Asked, data: bytes) -> None:
+        if data == self.config:
+            super().blob(asked, data)
+        else:
+            self.keep_still(asked)
+
+    def keep_still(self, asked: Asked) -> None:
+        self.asked_for.set()
+        if asked.connection.recv(1) == b"":
+            self.gone.set()
         asked.end()
 
-    server = script(answer)
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_interrupted(daemon: Daemon, script: Callable[[Callable[[Asked], None]], Scripted], at_once: bool) -> None:
+    """A client that goes ends its pull, before and while layers come: the daemon hangs up on the registry."""
+    still = Still(at_once)
+    server = script(still.answer)
     client = subprocess.Popen(
         ["docker", "pull", f"{server.host}/slow"],
         env=daemon.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    assert asked_for.wait(PATIENCE)
+    assert still.asked_for.wait(PATIENCE)
     os.kill(client.pid, signal.SIGINT)
     assert client.communicate(timeout=PATIENCE)[0]
-    assert gone.wait(PATIENCE)
+    assert still.gone.wait(PATIENCE)
