@@ -42,7 +42,7 @@ _UP, _NO_DAD, _MAIN_TABLE, _BOOT, _UNICAST, _LINK_SCOPE = 1, 0x02, 254, 3, 1, 25
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 IFLA_IFALIAS, IFLA_NET_NS_FD = 20, 28
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA, _VETH_PEER = 1, 2, 4, 5, 1
-_BRPORT_STATE, _BRPORT_MODE, _BRPORT_FLUSH, _MACVLAN_MODE = 1, 4, 24, 1
+_BRPORT_HAIRPIN, _MACVLAN_MODE = 4, 1
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
@@ -188,14 +188,17 @@ class CreateBridge(Operation):
 
     def run(self, context: Context) -> Result:
         body = _LINK.pack(0, 0, 0, 0, 0) + text_attribute(IFLA_IFNAME, self.name)
-        body += text_attribute(IFLA_IFALIAS, self.alias) + attribute(IFLA_ADDRESS, _mac(self.mac))
+        body += attribute(IFLA_ADDRESS, _mac(self.mac))
         body += attribute(IFLA_MTU, _u32(self.mtu)) if self.mtu else b""
         body += nested(IFLA_LINKINFO, text_attribute(_INFO_KIND, "bridge"))
         with Netlink() as netlink:
             netlink.send(Message(NEWLINK, ACK | CREATE | EXCL, body, f"RTM_NEWLINK {self.name} type bridge"))
             index = _index(netlink, self.name)
+            mark = _LINK.pack(0, 0, index, 0, 0) + text_attribute(IFLA_IFALIAS, self.alias)
             netlink.send(
-                *(_add_address(index, self.name, address) for address in self.addresses), _set_up(index, self.name)
+                Message(NEWLINK, ACK, mark, f"RTM_NEWLINK {self.name} alias {self.alias!r}"),
+                *(_add_address(index, self.name, address) for address in self.addresses),
+                _set_up(index, self.name),
             )
         return self.name
 
@@ -257,10 +260,16 @@ class CreateVeth(Operation):
         try:
             with Netlink(fd=context.descriptors.get("host-netlink", -1)) as netlink:
                 master = _index(netlink, self.bridge)
-                netlink.send(self._message(master, namespace))
+                netlink.send(self._message(master, namespace), *([self._reflect()] if self.hairpin else []))
         finally:
             os.close(namespace)
         return self.name
+
+    def _reflect(self) -> Message:
+        data = nested(_INFO_SLAVE_DATA, attribute(_BRPORT_HAIRPIN, b"\1"))
+        body = _LINK.pack(0, 0, 0, 0, 0) + text_attribute(IFLA_IFNAME, self.name)
+        body += nested(IFLA_LINKINFO, text_attribute(_INFO_SLAVE_KIND, "bridge"), data)
+        return Message(NEWLINK, ACK, body, f"RTM_NEWLINK {self.name} bridge_slave hairpin on")
 
     def _message(self, master: int, namespace: int) -> Message:
         mtu = attribute(IFLA_MTU, _u32(self.mtu)) if self.mtu else b""
@@ -282,7 +291,9 @@ class CreateVeth(Operation):
         pid = self.netns.removeprefix("/proc/").split("/")[0] if self.netns else "$PID"
         mtu = f" mtu {self.mtu}" if self.mtu else ""
         peer = f"peer name {self.peer} address {self.mac} netns {pid}"
-        return f"ip link add {self.name}{mtu} type veth {peer}\nip link set {self.name} master {self.bridge} up"
+        lines = [f"ip link add {self.name}{mtu} type veth {peer}", f"ip link set {self.name} master {self.bridge} up"]
+        lines += [f"ip link set {self.name} type bridge_slave hairpin on"] if self.hairpin else []
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,32 +399,30 @@ class SetDefaultRoute(Operation):
 
 
 @dataclass(frozen=True, slots=True)
-class DisablePort(Operation):
-    """Close a bridge's port: no frame passes, and its addresses are forgotten.
+class CutOff(Operation):
+    """Set a container's link down at the host's end: nothing passes, and its bridge forgets the addresses behind it.
 
     A container's namespace, and with it the link, goes some time after the last process. Until then its address
-    would still answer there, though it may be another container's by now. That the port isn't there is fine.
+    would still answer, though it may be another container's by now. That the link isn't there is fine.
     """
 
     name: str
-    man: ClassVar[str] = "bridge(8)"
+    man: ClassVar[str] = "rtnetlink(7)"
 
     def run(self, context: Context) -> Result:
-        data = attribute(_BRPORT_STATE, b"\0") + attribute(_BRPORT_FLUSH, b"")
-        info = text_attribute(_INFO_SLAVE_KIND, "bridge") + nested(_INFO_SLAVE_DATA, data)
-        body = _LINK.pack(0, 0, 0, 0, 0) + text_attribute(IFLA_IFNAME, self.name) + nested(IFLA_LINKINFO, info)
+        body = _LINK.pack(0, 0, 0, 0, _UP) + text_attribute(IFLA_IFNAME, self.name)
         with Netlink() as netlink:
             try:
-                netlink.send(Message(NEWLINK, ACK, body, f"RTM_NEWLINK {self.name} bridge_slave state disabled"))
+                netlink.send(Message(NEWLINK, ACK, body, f"RTM_NEWLINK {self.name} down"))
             except KernelError as error:
                 passed_over(error, *GONE)
         return None
 
     def describe(self) -> str:
-        return f"close the bridge's port {self.name}"
+        return f"cut off {self.name}"
 
     def shell(self) -> str:
-        return f"ip link set {self.name} type bridge_slave state 0 fdb_flush"
+        return f"ip link set {self.name} down"
 
 
 def _inside(netns: str) -> str:

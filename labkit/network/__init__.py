@@ -1,0 +1,1 @@
+"""Networks of containers (moby `daemon/libnetwork`): addresses, names, published ports."""
