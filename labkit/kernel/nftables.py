@@ -306,7 +306,7 @@ class PublishPort(Operation):
     """Lead what arrives at a port of the host to a container.
 
     `host_ip` is one address of the host, or empty for any of the family of `ip`. KernelError with EEXIST if the port
-    leads somewhere already. Undone by taking the element out.
+    leads somewhere already, with Docker's words as hint. Undone by taking the element out.
     """
 
     table: str
@@ -325,7 +325,14 @@ class PublishPort(Operation):
         return nft.add_elements(INET, self.table, declared, (element,), new=True)
 
     def run(self, context: Context) -> Result:
-        nft.transact(*self._messages(), fd=_socket(context))
+        try:
+            nft.transact(*self._messages(), fd=_socket(context))
+        except KernelError as error:
+            if error.errno == errno.EEXIST:
+                wildcard = "::" if ":" in self.ip else "0.0.0.0"
+                error.hint = f"Bind for {self.host_ip or wildcard}:{self.host_port} failed: port is already allocated"
+                error.args = (error.call, error.errno, error.hint, error.operation)
+            raise
         return self._element()[1].text
 
     def undo(self, result: Result, context: Context) -> None:
