@@ -101,6 +101,16 @@ class LayerStack:
         """All that is seen, the root first, then in the order of names, a directory's content right after it."""
         return (node for node in self._walk(list(range(len(self._roots))), False) if not node.is_whiteout)
 
+    def below(self, path: str) -> Iterator[Node]:
+        """The file that a path leads to, through links, and if it is a directory, all that is seen in it, as `walk`.
+
+        The paths of the nodes are from the root of the stack.
+        """
+        found, layers = self._trace(path, list(range(len(self._roots))))
+        if found is None:
+            return iter(())
+        return (node for node in self._walk(layers, False, found) if not node.is_whiteout)
+
     def changes(self) -> Iterator[Node]:
         """What the topmost layer alone has, whiteouts and opaque directories too, in the same order."""
         return self._walk([0], True)
@@ -110,8 +120,9 @@ class LayerStack:
         below = self._find(os.fsdecode(directory.path), list(range(1, len(self._roots))))
         return below is not None and _mode_and_owner(below.status) == _mode_and_owner(directory.status)
 
-    def _walk(self, layers: list[int], marks: bool) -> Iterator[Node]:
-        pending = [(b"", _Merged(os.fstat(self._roots[0]), layers))]
+    def _walk(self, layers: list[int], marks: bool, start: Node | None = None) -> Iterator[Node]:
+        first = start or Node(b"", 0, os.fstat(self._roots[0]))
+        pending = [(first.path, _Merged(first.status, layers))]
         while pending:
             path, merged = pending.pop()
             children: dict[bytes, _Merged] = {}
@@ -165,8 +176,12 @@ class LayerStack:
         return True
 
     def _find(self, path: str, layers: list[int]) -> Node | None:
+        return self._trace(path, layers)[0]
+
+    def _trace(self, path: str, layers: list[int]) -> tuple[Node | None, list[int]]:
+        """The file that a path leads to, and the layers that make it up; None if there is none."""
         if not layers:
-            return None
+            return None, []
         rest = [os.fsencode(part) for part in reversed(path.split("/"))]
         root = Node(b"", layers[0], os.fstat(self._roots[layers[0]])), layers
         places = [root]  # the directories on the way, each with the layers that make it up
@@ -175,24 +190,24 @@ class LayerStack:
             part = rest.pop()
             if part in (b"", b".", b".."):
                 places = places[:-1] or [root] if part == b".." else places
-                node = places[-1][0]
+                node, layers = places[-1]
                 continue
             found = self._look_up(places[-1][0].path, places[-1][1], part)
             if found is None:
-                return None
+                return None, []
             node, layers = found
             if stat.S_ISLNK(node.status.st_mode):
                 links += 1
                 target = self.read_link(node)
                 if links > _LINKS or not target:
-                    return None
+                    return None, []
                 places = [root] if target.startswith(b"/") else places
                 rest += reversed(target.split(b"/"))
             elif stat.S_ISDIR(node.status.st_mode):
                 places.append((node, layers))
             elif rest:
-                return None
-        return node
+                return None, []
+        return node, layers
 
     def _look_up(self, parent: bytes, layers: list[int], name: bytes) -> tuple[Node, list[int]] | None:
         """One name in a directory that these layers make up, with its own layers; None if nothing is seen there."""
