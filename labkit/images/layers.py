@@ -218,13 +218,7 @@ class _Applier:
             self._remove(parent, base)
             file = os.open(base, _NEW_FILE, 0o600, dir_fd=parent)
         try:
-            if entry.extents is not None:
-                _write_sparse(file, entry, reader)
-            elif whole := reader.whole():
-                _write(file, whole)
-            else:
-                for piece in reader.data():
-                    _write(file, piece)
+            write_contents(file, entry, reader)
             if (entry.uid, entry.gid) != self._own:
                 os.fchown(file, entry.uid, entry.gid)
             os.fchmod(file, entry.mode)  # after chown(2), which clears set-user-ID
@@ -342,6 +336,17 @@ class _Applier:
         for path, descriptor in list(self._parents.items()):  # they may lead through what was removed
             if descriptor != parent:
                 os.close(self._parents.pop(path))
+
+
+def write_contents(file: int, entry: Entry, reader: TarReader) -> None:
+    """Writes the data of a regular file's entry into an empty file; holes stay holes."""
+    if entry.extents is not None:
+        _write_sparse(file, entry, reader)
+    elif whole := reader.whole():
+        _write(file, whole)
+    else:
+        for piece in reader.data():
+            _write(file, piece)
 
 
 def _write(file: int, piece: memoryview) -> None:

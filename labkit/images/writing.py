@@ -24,12 +24,13 @@ _log = logging.getLogger(__name__)
 
 _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
 _BLANK_SUM = b" " * 8
-_END = bytes(2 * BLOCK)
+END = bytes(2 * BLOCK)
+"""The end of an archive."""
 _NAME_ROOM = 100  # bytes of a name in a ustar header
 _ID_ROOM = 1 << 21  # of owners: seven octal digits
 _NUMBER_ROOM = 1 << 33  # of sizes and times: eleven octal digits
 _HOST_OWN = frozenset(("security.selinux", "security.ima", "security.evm"))  # attributes that mean something here only
-_KINDS = {
+KINDS = {
     stat.S_IFREG: tar.REGULAR,
     stat.S_IFDIR: tar.DIRECTORY,
     stat.S_IFLNK: tar.SYMLINK,
@@ -87,7 +88,7 @@ def _tar(stack: LayerStack, nodes: Iterable[Node]) -> Iterator[bytes]:
             yield from _member(stack, node, links)
     except OSError as error:
         raise disk_error(error, f"reading /{os.fsdecode(path)[:300]} of a container") from error
-    yield _END
+    yield END
 
 
 def _member(stack: LayerStack, node: Node, links: dict[tuple[int, int], bytes]) -> Iterator[bytes]:
@@ -136,10 +137,11 @@ def _file(stack: LayerStack, node: Node) -> Iterator[bytes]:
             yield piece
         if left:
             _log.warning("%s shrank by %d bytes while it was read: padded with zeros", os.fsdecode(node.path), left)
-        yield from _zeros(left + -size % BLOCK)
+        yield from zeros(left + -size % BLOCK)
 
 
-def _zeros(count: int) -> Iterator[bytes]:
+def zeros(count: int) -> Iterator[bytes]:
+    """So many zero bytes, in pieces."""
     for _ in range(count // CHUNK):
         yield bytes(CHUNK)
     yield bytes(count % CHUNK)
@@ -153,7 +155,7 @@ def _entry(
     node: Node, size: int = 0, link: bytes = b"", kind: bytes = b"", xattrs: dict[str, bytes] | None = None
 ) -> Entry:
     status = node.status
-    kind = kind or _KINDS[stat.S_IFMT(status.st_mode)]
+    kind = kind or KINDS[stat.S_IFMT(status.st_mode)]
     name = (node.path or b".") + b"/" if kind == tar.DIRECTORY else node.path
     device = (
         (os.major(status.st_rdev), os.minor(status.st_rdev)) if kind in (tar.CHARACTER, tar.BLOCK_DEVICE) else (0, 0)
