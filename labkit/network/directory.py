@@ -136,7 +136,7 @@ class Directory:
         for wanted, network in _splits(name):
             wanted = next((target.lower() for alias, target in sight.links if alias.lower() == wanted), wanted)
             for zone in self._seen(sight):
-                if (not network or zone.name.lower() == network) and (found := zone.addresses(wanted)):
+                if network in (None, zone.name.lower()) and (found := zone.addresses(wanted)):
                     return found
         return None
 
@@ -148,9 +148,9 @@ class Directory:
         return (self.zones[network] for network in sight.networks if network in self.zones)
 
 
-def _splits(name: str) -> Iterator[tuple[str, str]]:
+def _splits(name: str) -> Iterator[tuple[str, str | None]]:
     """The ways to read a name as a container's in a network; in any network first."""
-    yield name, ""
+    yield name, None
     place = name.rfind(".")
     while place > 0:
         yield name[:place], name[place + 1 :]

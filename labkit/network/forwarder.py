@@ -36,8 +36,10 @@ def socket_address(resolver: str) -> tuple[int, tuple[Any, ...]]:
     """Family and address of a resolver: `10.0.0.1`, `fe80::1%eth0`, or either with `#port`. Raises InvalidParameter."""
     host, _, port = resolver.partition("#")
     try:
-        found = socket.getaddrinfo(host, int(port or 53), type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
-    except (OSError, ValueError, OverflowError) as error:
+        if (number := int(port or 53)) not in range(1, 65536):
+            raise ValueError("a port is between 1 and 65535")
+        found = socket.getaddrinfo(host, number, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, ValueError) as error:
         raise InvalidParameter(f"{resolver!r} is no address of a name server: {error}") from error
     return found[0][0], found[0][4]
 
