@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from labkit.kernel import constants as c
+from labkit.kernel import paths
 from labkit.kernel.capabilities import NUMBERS
 from labkit.kernel.process import RLIMITS
 
@@ -172,6 +173,10 @@ def _file(value: Any, style: Style) -> str:
     return f"<{style.words(str(value))}>"
 
 
+def _directory(value: Any, style: Style) -> str:
+    return "AT_FDCWD" if value == c.AT_FDCWD else varying(value, style)
+
+
 def _variables(value: Any, style: Style) -> str:
     return f"/* {value} vars */"
 
@@ -192,7 +197,8 @@ _MOUNT = flags(names_of("MS_"))
 _CAPABILITY = one_of({value: name for name, value in NUMBERS.items()})
 _CAPABILITIES = flags({1 << value: name for name, value in NUMBERS.items()})
 _FD = varying
-_DIRECTORY = one_of({c.AT_FDCWD: "AT_FDCWD"})
+_AT = ("AT_RECURSIVE", "AT_EMPTY_PATH")
+_RESOLVE = flags({value: name for name, value in vars(paths).items() if name.startswith("RESOLVE_")})
 _RLIMIT = one_of({value: name for name, value in RLIMITS.items()})
 _IOCTL = one_of(names_of("TIOC", "SIOC"))
 _PRCTL_OPTIONS = {value: name for value, name in names_of("PR_").items() if not name.startswith("PR_CAP_AMBIENT_")}
@@ -206,9 +212,17 @@ SHAPES: dict[str, Shape] = {
     "mount": Shape((text, text, text, _MOUNT, text)),
     "umount2": Shape((text, flags(names_of("MNT_", "UMOUNT_")))),
     "pivot_root": Shape((text, text)),
-    "open_tree": Shape((_DIRECTORY, text, flags(names_of("OPEN_TREE_", "AT_RECURSIVE"))), returns=varying),
-    "move_mount": Shape((_FD, text, _DIRECTORY, text, flags(names_of("MOVE_MOUNT_")))),
+    "open_tree": Shape((_directory, text, flags(names_of("OPEN_TREE_", *_AT))), returns=varying),
+    "move_mount": Shape((_FD, text, _directory, text, flags(names_of("MOVE_MOUNT_")))),
+    "mount_setattr": Shape(
+        (_FD, text, flags(names_of(*_AT)), flags(names_of("MOUNT_ATTR_")), _MOUNT),
+        "{0}, {1}, {2}, {{attr_set={3}, propagation={4}}}",
+    ),
+    "openat2": Shape(
+        (_directory, text, _open_flags, octal, _RESOLVE), "{0}, {1}, {{flags={2}, mode={3}, resolve={4}}}", varying
+    ),
     "mkdir": Shape((text, octal)),
+    "mkdirat": Shape((_directory, text, octal)),
     "rmdir": Shape((text,)),
     "mknod": Shape((text, _mode_and_kind, _device)),
     "symlink": Shape((text, text)),

@@ -41,13 +41,18 @@ MNT_FORCE = 1
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
-# open_tree(2), move_mount(2)
+# open_tree(2), move_mount(2), mount_setattr(2)
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = 0o2000000
 MOVE_MOUNT_F_EMPTY_PATH = 0x00000004
+MOVE_MOUNT_T_EMPTY_PATH = 0x00000040
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_NOEXEC = 0x8
 
 # prctl(2)
 PR_SET_PDEATHSIG = 1
@@ -85,7 +90,14 @@ P_PIDFD = 3
 # Numbers of system calls that libc has no function for in the oldest C library that labkit meets (glibc 2.31).
 _X86_64 = {"pivot_root": 155, "capset": 126, "seccomp": 317, "clone3": 435}
 _GENERIC = {"pivot_root": 41, "capset": 91, "seccomp": 277, "clone3": 435}
-_SINCE_5 = {"open_tree": 428, "move_mount": 429, "pidfd_open": 434, "close_range": 436, "pidfd_send_signal": 424}
+_SINCE_5 = {
+    "open_tree": 428,
+    "move_mount": 429,
+    "pidfd_open": 434,
+    "close_range": 436,
+    "pidfd_send_signal": 424,
+    "mount_setattr": 442,
+}
 SYSCALLS = (_X86_64 if platform.machine() == "x86_64" else _GENERIC) | _SINCE_5
 
 NAMESPACES = {

@@ -17,6 +17,7 @@ from typing import ClassVar
 from labkit.errors import KernelError
 from labkit.kernel import constants as c
 from labkit.kernel import syscalls
+from labkit.kernel.paths import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from labkit.plan import Context, Operation, Result
 
 OPTIONS = {
@@ -48,6 +49,20 @@ PROPAGATION = {
     "unbindable": c.MS_UNBINDABLE,
     "runbindable": c.MS_UNBINDABLE | c.MS_REC,
 }
+_ATTRIBUTES = {
+    c.MS_RDONLY: c.MOUNT_ATTR_RDONLY,
+    c.MS_NOSUID: c.MOUNT_ATTR_NOSUID,
+    c.MS_NODEV: c.MOUNT_ATTR_NODEV,
+    c.MS_NOEXEC: c.MOUNT_ATTR_NOEXEC,
+}
+"""The flags of mount(2) that mount_setattr(2) can set, under its own names."""
+
+_IN_ROOT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+_BENEATH = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
+MOST_LINKS = 40
+_REPLACEABLE = frozenset(
+    f"/proc/{name}" for name in ("cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo")
+)
 
 
 def _shell_mount(source: str | None, target: str, fstype: str | None, flags: int, data: str | None) -> str:
@@ -70,12 +85,20 @@ class Mount(Operation):
     man: ClassVar[str] = "mount(2)"
 
     def run(self, context: Context) -> Result:
+        data = self._with_mode_of_target() if self.make and self.fstype == "tmpfs" else self.data
         if self.make:
             make_mount_point(self.target, directory=True)
         if self.fstype in ("proc", "sysfs"):
             _refuse_link(self.target)
-        syscalls.mount(self.source, self.target, self.fstype, self.flags, self.data or None)
+        syscalls.mount(self.source, self.target, self.fstype, self.flags, data or None)
         return None
+
+    def _with_mode_of_target(self) -> str:
+        """A tmpfs over a directory takes its mode, if none was asked for (as with runc): /tmp stays everybody's."""
+        if "mode=" in self.data or not os.path.isdir(self.target):
+            return self.data
+        mode = f"mode={stat.S_IMODE(os.stat(self.target).st_mode):o}"
+        return f"{self.data},{mode}" if self.data else mode
 
     def undo(self, result: Result, context: Context) -> None:
         Unmount(self.target, c.MNT_DETACH).run(context)
@@ -135,16 +158,38 @@ class SetPropagation(Operation):
 
 @dataclass(frozen=True, slots=True)
 class OpenTree(Operation):
-    """Take a copy of a mount of the host, as a descriptor that outlives the change of root. Its name is `source`."""
+    """Take a copy of a mount of the host, as a descriptor that outlives the change of root. Its name is `source`.
+
+    With `base`, a directory, the rest of `source` is somebody else's choice: no link in it leads out of the base.
+    """
 
     source: str
     recursive: bool = True
+    base: str = ""
     man: ClassVar[str] = "open_tree(2)"
 
     def run(self, context: Context) -> Result:
         flags = c.OPEN_TREE_CLONE | c.OPEN_TREE_CLOEXEC | (c.AT_RECURSIVE if self.recursive else 0)
-        context.descriptors[f"tree:{self.source}"] = syscalls.open_tree(self.source, flags)
+        context.descriptors[f"tree:{self.source}"] = self._open(flags)
         return None
+
+    def _open(self, flags: int) -> int:
+        if not self.base:
+            return syscalls.open_tree(self.source, flags)
+        base = syscalls.open_path(self.base, os.O_PATH | os.O_DIRECTORY)
+        try:
+            place = syscalls.openat2(base, self.source[len(self.base) + 1 :], os.O_PATH, 0, _BENEATH)
+        finally:
+            os.close(base)
+        try:
+            return syscalls.open_tree("", flags | c.AT_EMPTY_PATH, place)
+        finally:
+            os.close(place)
+
+    def undo(self, result: Result, context: Context) -> None:
+        fd = context.descriptors.pop(f"tree:{self.source}", -1)
+        if fd >= 0:
+            os.close(fd)
 
     def describe(self) -> str:
         return f"take hold of the host's {self.source}"
@@ -155,32 +200,83 @@ class OpenTree(Operation):
 
 @dataclass(frozen=True, slots=True)
 class AttachTree(Operation):
-    """Attach what OpenTree took at `target`, making the mount point (directory or file) if it is missing."""
+    """Attach what OpenTree took at `target`, making the mount point (directory or file) if it is missing.
+
+    `flags` hold for the mount itself, `everywhere` for those below it too (`rro`). Both, and the propagation, are set
+    before anybody can see the mount; kernels before 5.12 set them after, and can't do `everywhere`.
+    """
 
     source: str
     target: str
     directory: bool
     flags: int = 0
     propagation: int = 0
+    everywhere: int = 0
     man: ClassVar[str] = "move_mount(2)"
 
     def run(self, context: Context) -> Result:
-        make_mount_point(self.target, self.directory)
         fd = context.descriptors.pop(f"tree:{self.source}")
-        syscalls.move_mount(fd, self.target)
-        os.close(fd)
-        if self.flags:
-            syscalls.mount(None, self.target, None, self.flags | c.MS_REMOUNT | c.MS_BIND)
-        if self.propagation:
-            syscalls.mount(None, self.target, None, self.propagation)
+        try:
+            self._attach(fd)
+        except KernelError as error:
+            error.call = f'error mounting "{self.source}" to rootfs at "{self.target}": {error.call}'
+            raise
+        finally:
+            os.close(fd)
         return None
 
+    def _attach(self, fd: int) -> None:
+        point = open_mount_point(self.target, self.directory)
+        try:
+            _refuse_proc(point, self.source, self.target)
+            ready = self._set_attributes(fd)
+            syscalls.move_mount(fd, "", point)
+        finally:
+            os.close(point)
+        if not ready:
+            self._set_attributes_by_path()
+
+    def _set_attributes(self, fd: int) -> bool:
+        """Whether this kernel could do it all to a mount that is attached nowhere."""
+        wanted = (
+            (self.flags & ~self.everywhere, 0, 0),
+            (self.everywhere, 0, c.AT_RECURSIVE),
+            (0, self.propagation & ~c.MS_REC, c.AT_RECURSIVE if self.propagation & c.MS_REC else 0),
+        )
+        if (self.flags | self.everywhere) & ~sum(_ATTRIBUTES):
+            return False
+        try:
+            for flags, propagation, how in wanted:
+                if flags or propagation:
+                    attributes = sum(attribute for flag, attribute in _ATTRIBUTES.items() if flags & flag)
+                    syscalls.mount_setattr(fd, how, attributes, propagation)
+        except KernelError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            return False
+        return True
+
+    def _set_attributes_by_path(self) -> None:
+        if flags := self.flags | self.everywhere:
+            kept = mount_flags(self.target)
+            syscalls.mount(None, self.target, None, kept | flags | c.MS_REMOUNT | c.MS_BIND)
+        if self.propagation:
+            syscalls.mount(None, self.target, None, self.propagation)
+
     def describe(self) -> str:
-        return f"show the host's {self.source} at {self.target}"
+        return f"show the host's {self.source} at {self.target}{', read-only' if self._read_only() else ''}"
 
     def shell(self) -> str:
-        remount = _shell_mount(None, self.target, None, self.flags | c.MS_REMOUNT | c.MS_BIND, None)
-        return f"  {shlex.quote(self.target)}" + (f"\n{remount}" if self.flags else "")
+        target = shlex.quote(self.target)
+        lines = [f"  {target}"]
+        if flags := self.flags | self.everywhere:
+            lines.append(_shell_mount(None, self.target, None, flags | c.MS_REMOUNT | c.MS_BIND, None))
+        if word := next((word for word, flags in PROPAGATION.items() if flags == self.propagation), ""):
+            lines.append(f"mount --make-{word} {target}")
+        return "\n".join(lines)
+
+    def _read_only(self) -> bool:
+        return bool((self.flags | self.everywhere) & c.MS_RDONLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,17 +403,62 @@ def mount_flags(path: str) -> int:
 
 def make_mount_point(path: str, directory: bool) -> None:
     """Make a mount point and the directories above it, if missing. A link is followed within the present root."""
-    if os.path.exists(path):
-        return
-    missing = []
-    parent = path if directory else os.path.dirname(path)
-    while not os.path.isdir(parent):
-        missing.append(parent)
-        parent = os.path.dirname(parent)
-    for folder in reversed(missing):
-        syscalls.mkdir(folder)
-    if not directory:
-        os.close(syscalls.open_path(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    os.close(open_mount_point(path, directory))
+
+
+def open_mount_point(path: str, directory: bool) -> int:
+    """A descriptor of a mount point, which is made if it is missing. Raises KernelError.
+
+    Links are followed within the present root, one to something missing too; none of those of proc(5), which may lead
+    anywhere.
+    """
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _open_or_make(root, path, directory, 0)
+    finally:
+        os.close(root)
+
+
+def _open_or_make(root: int, path: str, directory: bool, depth: int) -> int:
+    try:
+        return syscalls.openat2(root, path, os.O_PATH, 0, _IN_ROOT)
+    except KernelError as error:
+        if error.errno != errno.ENOENT or depth > MOST_LINKS:
+            raise
+    head, _, name = path.rstrip("/").rpartition("/")
+    if name in ("", ".", ".."):
+        raise syscalls.failure("openat2", (path, "leads nowhere"), errno.ENOENT)
+    parent = _open_or_make(root, head or "/", True, depth + 1)
+    try:
+        if link := _read_link(parent, name):
+            return _open_or_make(root, os.path.join(head, link), directory, depth + 1)
+        if directory:
+            syscalls.mkdirat(parent, name)
+            return syscalls.openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, 0, _BENEATH)
+        return syscalls.openat2(parent, name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644, _BENEATH)
+    finally:
+        os.close(parent)
+
+
+def _read_link(parent: int, name: str) -> str:
+    """What a symbolic link says; empty if there is none of that name."""
+    try:
+        return os.readlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        return ""
+
+
+def _refuse_proc(point: int, source: str, target: str) -> None:
+    """Nothing may cover what the kernel tells of the container, or its masks could be got around (runc does the same).
+
+    Some files of the whole machine may be replaced, as lxcfs does.
+    """
+    path = os.path.normpath(f"/{target}")
+    if path == "/proc":
+        if source != "/proc":
+            raise KernelError("mount", errno.EPERM, f'"{target}" cannot be mounted because it is not of type proc')
+    elif path not in _REPLACEABLE and os.fstat(point).st_dev == os.stat("/proc").st_dev != os.stat("/").st_dev:
+        raise KernelError("mount", errno.EPERM, f'"{target}" cannot be mounted because it is inside /proc')
 
 
 def _refuse_link(path: str) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 from labkit.errors import KernelError
 from labkit.kernel import constants as c
+from labkit.kernel import paths
 from labkit.trace import RECORDER
 
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -148,16 +149,31 @@ def pivot_root(new_root: str, put_old: str) -> None:
     _perform("pivot_root", (new_root, put_old), _syscall, *raw)
 
 
-def open_tree(path: str, flags: int) -> int:
+def open_tree(path: str, flags: int, directory: int = c.AT_FDCWD) -> int:
     """open_tree(2): a descriptor of a (copy of a) mount."""
-    raw = (c.SYSCALLS["open_tree"], c.AT_FDCWD, os.fsencode(path), flags)
-    return _perform("open_tree", (c.AT_FDCWD, path, flags), _syscall, *raw)
+    raw = (c.SYSCALLS["open_tree"], directory, os.fsencode(path), flags)
+    return _perform("open_tree", (directory, path, flags), _syscall, *raw)
 
 
-def move_mount(fd: int, target: str) -> None:
-    """move_mount(2): attach the mount behind a descriptor at `target`."""
-    raw = (c.SYSCALLS["move_mount"], fd, b"", c.AT_FDCWD, os.fsencode(target), c.MOVE_MOUNT_F_EMPTY_PATH)
-    _perform("move_mount", (fd, "", c.AT_FDCWD, target, c.MOVE_MOUNT_F_EMPTY_PATH), _syscall, *raw)
+def move_mount(fd: int, target: str, directory: int = c.AT_FDCWD) -> None:
+    """move_mount(2): attach the mount behind a descriptor at `target`; at `directory` itself if that is empty."""
+    flags = c.MOVE_MOUNT_F_EMPTY_PATH | (0 if target else c.MOVE_MOUNT_T_EMPTY_PATH)
+    raw = (c.SYSCALLS["move_mount"], fd, b"", directory, os.fsencode(target), flags)
+    _perform("move_mount", (fd, "", directory, target, flags), _syscall, *raw)
+
+
+class MountAttr(ctypes.Structure):
+    """struct mount_attr (mount_setattr(2))."""
+
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd"))
+
+
+def mount_setattr(fd: int, flags: int, attributes: int, propagation: int = 0) -> None:
+    """mount_setattr(2) on the mount behind a descriptor: set MOUNT_ATTR_* and the propagation type (MS_SHARED, ...)."""
+    attr = MountAttr(attr_set=attributes, propagation=propagation)
+    shown = (fd, "", c.AT_EMPTY_PATH | flags, attributes, propagation)
+    raw = (fd, b"", c.AT_EMPTY_PATH | flags, ctypes.byref(attr), ctypes.c_size_t(ctypes.sizeof(attr)))
+    _perform("mount_setattr", shown, _syscall, c.SYSCALLS["mount_setattr"], *raw)
 
 
 # Files: mkdir(2), rmdir(2), mknod(2), symlink(2), write(2), ...
@@ -166,6 +182,17 @@ def move_mount(fd: int, target: str) -> None:
 def mkdir(path: str, mode: int = 0o755) -> None:
     """mkdir(2)."""
     _perform_os("mkdir", (path, mode), os.mkdir, path, mode)
+
+
+def mkdirat(directory: int, name: str, mode: int = 0o755) -> None:
+    """mkdirat(2)."""
+    _perform_os("mkdirat", (directory, name, mode), lambda: os.mkdir(name, mode, dir_fd=directory))
+
+
+def openat2(directory: int, path: str, flags: int, mode: int = 0, resolve: int = 0) -> int:
+    """openat2(2)."""
+    shown = (directory, path, flags | os.O_CLOEXEC, mode, resolve)
+    return int(_perform_os("openat2", shown, paths.openat2, directory, path, flags, mode, resolve))
 
 
 def rmdir(path: str) -> None:

@@ -1,0 +1,1 @@
+"""Volumes: named directories that outlive containers, and the grammar of what is mounted (moby `volume/`)."""
