@@ -7,7 +7,9 @@ config-linux.md say what each field means, runtime.md the order.
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from labkit.kernel import cgroups
@@ -56,6 +58,7 @@ from labkit.kernel.stdio import ConnectStdio, OpenTerminal
 from labkit.plan import Operation, Plan, Step
 
 Spec = dict[str, Any]
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 OVERLAY_OPTIONS = "redirect_dir=off,metacopy=off"
 """Some kernels do without: layers would then hold renames and changes that only overlayfs itself can read back."""
@@ -87,12 +90,18 @@ def start_plan(
     seccomp: bytes,
     size: tuple[int, int],
     streams: tuple[str, ...] = ("stdin", "stdout", "stderr"),
+    prelude: tuple[Operation, ...] = (),
+    network: tuple[Operation, ...] = (),
+    bases: Mapping[str, str] = _NONE,
 ) -> Plan:
     """The plan that starts a container.
 
+    `prelude` is what the daemon does first, `network` what gives the container's namespace its links.
+
     `layers` are mounted over each other at `root.path`; None takes what is there. `files` are the bind sources
     that aren't directories, `seccomp` is the compiled filter (empty: none), `size` the terminal's rows and columns,
-    `streams` the standard streams that are given as descriptors.
+    `streams` the standard streams that are given as descriptors. `bases` are the directories that the bind sources of
+    these names may not lead out of. The daemon takes hold of trees whose mounts shall pass back to the host.
     """
     linux = spec.get("linux", {})
     namespaces = {entry["type"]: entry.get("path", "") for entry in linux.get("namespaces", ())}
@@ -101,7 +110,8 @@ def start_plan(
         *settle_in(spec, namespaces, machine),
         *join_cgroups(linux, machine.cgroups),
         *join_namespaces(namespaces),
-        *enter_root(spec, layers, files, machine.cgroups),
+        *network,
+        *enter_root(spec, layers, files, machine.cgroups, bases),
         *make_devices(linux),
         stdio(spec["process"], size, True, streams),
         *name_host(spec, namespaces),
@@ -109,10 +119,11 @@ def start_plan(
         *(MaskPath(path) for path in linux.get("maskedPaths", ())),
         *(MakeReadOnly(path) for path in linux.get("readonlyPaths", ())),
         DetachOldRoot(),
+        *share_root(linux),
         *([MakeReadOnly("/", mounted=True)] if spec["root"].get("readonly") else []),
         *become(spec["process"], seccomp),
     ]
-    return _plan("start", host, init)
+    return _plan("start", host, init, (*prelude, *shared_trees(spec, bases)))
 
 
 def exec_plan(
@@ -142,17 +153,18 @@ def exec_plan(
     return _plan("exec", host, inside)
 
 
-def _plan(name: str, host: list[Operation], init: list[Operation]) -> Plan:
-    return Plan(name, tuple(Step("spawner", op) for op in host) + tuple(Step("init", op) for op in init))
+def _plan(name: str, host: list[Operation], init: list[Operation], prelude: tuple[Operation, ...] = ()) -> Plan:
+    parts = (("daemon", prelude), ("spawner", host), ("init", init))
+    return Plan(name, tuple(Step(actor, operation) for actor, part in parts for operation in part))
 
 
 def settle_in(spec: Spec, namespaces: dict[str, str], machine: Machine) -> list[Operation]:
     """What a process in new namespaces does first. It depends on the container in little, so it may be done ahead."""
-    propagation = PROPAGATION[spec.get("linux", {}).get("rootfsPropagation") or "rslave"]
+    wanted = spec.get("linux", {}).get("rootfsPropagation") or "rslave"
     return [
         ResetSignals(),
         NewSession(),
-        SetPropagation("/", propagation),
+        SetPropagation("/", PROPAGATION["rslave" if "shared" in wanted else wanted]),
         *([BringUpLoopback()] if namespaces.get("network") == "" else []),
         *drop_bounding(spec["process"].get("capabilities"), machine),
     ]
@@ -217,7 +229,33 @@ def join_namespaces(namespaces: dict[str, str]) -> list[Operation]:
     return joined + ([Unshare(c.CLONE_NEWCGROUP)] if fresh else [])
 
 
-def enter_root(spec: Spec, layers: Layers | None, files: frozenset[str], layout: cgroups.Layout) -> list[Operation]:
+def share_root(linux: Spec) -> list[Operation]:
+    """Share the new root, if so wished: not before, or the host would see the mounts that make it."""
+    wanted = linux.get("rootfsPropagation", "")
+    return [SetPropagation("/", PROPAGATION[wanted])] if "shared" in wanted else []
+
+
+def shared_trees(spec: Spec, bases: Mapping[str, str]) -> list[OpenTree]:
+    """The bind mounts that stay peers of the host's: in the container's namespace they would be slaves already."""
+    entries = ((entry, mount_options(entry.get("options", ()))) for entry in spec.get("mounts", ()))
+    return [
+        _open_tree(entry["source"], flags, bases)
+        for entry, (flags, propagation, _) in entries
+        if flags & c.MS_BIND and propagation & c.MS_SHARED
+    ]
+
+
+def _open_tree(source: str, flags: int, bases: Mapping[str, str]) -> OpenTree:
+    return OpenTree(source, bool(flags & c.MS_REC), bases.get(source, ""))
+
+
+def enter_root(
+    spec: Spec,
+    layers: Layers | None,
+    files: frozenset[str],
+    layout: cgroups.Layout,
+    bases: Mapping[str, str] = _NONE,
+) -> list[Operation]:
     """Mount the root, make it the root, mount the rest inside it."""
     root = spec["root"]["path"]
     bottom: Operation = BindMount(root, root, c.MS_BIND | c.MS_REC)
@@ -226,14 +264,14 @@ def enter_root(spec: Spec, layers: Layers | None, files: frozenset[str], layout:
     before: list[Operation] = [bottom]
     after: list[Operation] = []
     for entry in spec.get("mounts", ()):
-        held, attached = mount(entry, files, spec, layout)
+        held, attached = mount(entry, files, spec, layout, bases)
         before += held
         after += attached
     return [*before, PivotRoot(root), *after]
 
 
 def mount(
-    entry: Spec, files: frozenset[str], spec: Spec, layout: cgroups.Layout
+    entry: Spec, files: frozenset[str], spec: Spec, layout: cgroups.Layout, bases: Mapping[str, str] = _NONE
 ) -> tuple[list[Operation], list[Operation]]:
     """One mount of the spec: what to take hold of before the root changes, and what to mount after."""
     flags, propagation, data = mount_options(entry.get("options", ()))
@@ -241,10 +279,10 @@ def mount(
     if fstype == "cgroup":
         return _mount_cgroups(target, flags, spec.get("linux", {}), layout)
     if flags & c.MS_BIND:
-        recursive = bool(flags & c.MS_REC)
         kept = flags & ~(c.MS_BIND | c.MS_REC)
-        attach = AttachTree(source, target, source not in files, kept, propagation)
-        return [OpenTree(source, recursive)], [attach]
+        everywhere = c.MS_RDONLY if "rro" in entry.get("options", ()) else 0
+        attach = AttachTree(source, target, source not in files, kept, propagation, everywhere)
+        return [] if propagation & c.MS_SHARED else [_open_tree(source, flags, bases)], [attach]
     mounted: list[Operation] = [Mount(source or fstype, target, fstype, flags, data, make=True)]
     return [], mounted + ([SetPropagation(target, propagation)] if propagation else [])
 
@@ -260,7 +298,7 @@ def mount_options(options: list[str] | tuple[str, ...]) -> tuple[int, int, str]:
             flags |= OPTIONS[option]
         elif option in OPPOSITES:
             flags &= ~OPTIONS[OPPOSITES[option]]
-        elif option != "defaults":
+        elif option not in ("defaults", "rro"):  # rro is about a tree of mounts: see `mount`
             data.append(option)
     return flags, propagation, ",".join(data)
 
