@@ -11,7 +11,7 @@ import errno
 import os
 import posixpath
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from labkit.errors import InvalidParameter, LabkitError
@@ -46,21 +46,17 @@ class Rules:
     owner: tuple[int, int] | None = None
 
 
-def extract(
-    chunks: Iterator[bytes], root: int, place: str, rules: Rules, go_on: Callable[[], None] = lambda: None
-) -> None:
+def extract(chunks: Iterator[bytes], root: int, place: str, rules: Rules) -> None:
     """Puts a tar stream (uncompressed, read to its end) into the directory `place` below `root`.
 
-    `root` is a descriptor; `place` an absolute path in it, without links. `go_on` is called before each entry and
-    raises if the rest is not wanted any more. Raises InvalidParameter, in dockerd's words, for an archive that is
-    malformed, leaves the place or doesn't fit what is there; LabkitError for a disk that is full. The entries that
-    were there until then stay, an incomplete file doesn't.
+    `root` is a descriptor; `place` an absolute path in it, without links. Raises InvalidParameter, in dockerd's words,
+    for an archive that is malformed, leaves the place or doesn't fit what is there; LabkitError for a disk that is
+    full. What was complete until then stays, an incomplete file doesn't.
     """
     reader = TarReader(chunks)
     extractor = _Extractor(root, os.fsencode(place), rules)
     try:
         for entry in reader:
-            go_on()
             extractor.apply(entry, reader)
         reader.drain()
         extractor.finish()
