@@ -15,7 +15,20 @@ from collections.abc import Callable
 
 import uvloop
 
-from labkit.api import commit, comparisons, containers, exec, hub, images, registries, system, traces, transfers, usage
+from labkit.api import (
+    archive,
+    commit,
+    comparisons,
+    containers,
+    exec,
+    hub,
+    images,
+    registries,
+    system,
+    traces,
+    transfers,
+    usage,
+)
 from labkit.api.http import Route, Server
 from labkit.engine.engine import Engine
 from labkit.engine.settings import Settings
@@ -27,6 +40,7 @@ MODULES: tuple[Callable[[Engine], list[Route]], ...] = (
     system.routes,
     containers.routes,
     commit.routes,
+    archive.routes,
     exec.routes,
     images.routes,
     registries.routes,
