@@ -158,19 +158,21 @@ class SetPropagation(Operation):
 
 @dataclass(frozen=True, slots=True)
 class OpenTree(Operation):
-    """Take a copy of a mount of the host, as a descriptor that outlives the change of root. Its name is `source`.
+    """Take a copy of a mount of the host, as a descriptor that outlives the change of root.
 
-    With `base`, a directory, the rest of `source` is somebody else's choice: no link in it leads out of the base.
+    It is for `target`, or for the one AttachTree of this source. With `base`, a directory, the rest of `source` is
+    somebody else's choice: no link in it leads out of the base.
     """
 
     source: str
     recursive: bool = True
+    target: str = ""
     base: str = ""
     man: ClassVar[str] = "open_tree(2)"
 
     def run(self, context: Context) -> Result:
         flags = c.OPEN_TREE_CLONE | c.OPEN_TREE_CLOEXEC | (c.AT_RECURSIVE if self.recursive else 0)
-        context.descriptors[f"tree:{self.source}"] = self._open(flags)
+        context.descriptors[f"tree:{self.target or self.source}"] = self._open(flags)
         return None
 
     def _open(self, flags: int) -> int:
@@ -187,7 +189,7 @@ class OpenTree(Operation):
             os.close(place)
 
     def undo(self, result: Result, context: Context) -> None:
-        fd = context.descriptors.pop(f"tree:{self.source}", -1)
+        fd = context.descriptors.pop(f"tree:{self.target or self.source}", -1)
         if fd >= 0:
             os.close(fd)
 
@@ -215,7 +217,8 @@ class AttachTree(Operation):
     man: ClassVar[str] = "move_mount(2)"
 
     def run(self, context: Context) -> Result:
-        fd = context.descriptors.pop(f"tree:{self.source}")
+        own = f"tree:{self.target}"
+        fd = context.descriptors.pop(own if own in context.descriptors else f"tree:{self.source}")
         try:
             self._attach(fd)
         except KernelError as error:

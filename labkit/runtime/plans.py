@@ -239,14 +239,14 @@ def shared_trees(spec: Spec, bases: Mapping[str, str]) -> list[OpenTree]:
     """The bind mounts that stay peers of the host's: in the container's namespace they would be slaves already."""
     entries = ((entry, mount_options(entry.get("options", ()))) for entry in spec.get("mounts", ()))
     return [
-        _open_tree(entry["source"], flags, bases)
+        _open_tree(entry["source"], entry["destination"], flags, bases)
         for entry, (flags, propagation, _) in entries
         if flags & c.MS_BIND and propagation & c.MS_SHARED
     ]
 
 
-def _open_tree(source: str, flags: int, bases: Mapping[str, str]) -> OpenTree:
-    return OpenTree(source, bool(flags & c.MS_REC), bases.get(source, ""))
+def _open_tree(source: str, target: str, flags: int, bases: Mapping[str, str]) -> OpenTree:
+    return OpenTree(source, bool(flags & c.MS_REC), target, bases.get(source, ""))
 
 
 def enter_root(
@@ -282,7 +282,7 @@ def mount(
         kept = flags & ~(c.MS_BIND | c.MS_REC)
         everywhere = c.MS_RDONLY if "rro" in entry.get("options", ()) else 0
         attach = AttachTree(source, target, source not in files, kept, propagation, everywhere)
-        return [] if propagation & c.MS_SHARED else [_open_tree(source, flags, bases)], [attach]
+        return [] if propagation & c.MS_SHARED else [_open_tree(source, target, flags, bases)], [attach]
     mounted: list[Operation] = [Mount(source or fstype, target, fstype, flags, data, make=True)]
     return [], mounted + ([SetPropagation(target, propagation)] if propagation else [])
 

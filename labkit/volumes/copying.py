@@ -56,7 +56,9 @@ class FillVolume(Operation):
                 return 0
             if not stat.S_ISDIR(top.status.st_mode):
                 raise LabkitError(f"source {self.path} is not directory")
-            return _fill_staged(stack, top, nodes, self.folder) if self.staged else _fill(stack, top, nodes, self.folder)
+            return (
+                _fill_staged(stack, top, nodes, self.folder) if self.staged else _fill(stack, top, nodes, self.folder)
+            )
 
     def describe(self) -> str:
         return f"fill {self.folder}/_data, if it is empty, with what the image has at {self.path}"

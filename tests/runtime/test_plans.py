@@ -47,7 +47,7 @@ from labkit.kernel.process import (
     WriteSysctl,
 )
 from labkit.kernel.stdio import ConnectStdio, OpenTerminal
-from labkit.plan import Operation, Plan
+from labkit.plan import Operation, Plan, Step
 from labkit.runtime.parking import kind_of
 from labkit.runtime.plans import OVERLAY_OPTIONS, Layers, Machine, Spec, exec_plan, mount_options, start_plan
 
@@ -145,7 +145,8 @@ def test_the_order_in_which_a_container_comes_to_be(layout: Layout) -> None:
 
 def test_what_is_bound_is_held_before_the_root_changes_and_attached_after_it() -> None:
     plan = start(make_spec(), V2)
-    assert find(plan, OpenTree) == [OpenTree("/cg/labkit/ID"), OpenTree("/c/hosts", True), OpenTree("/data", False)]
+    trees = [OpenTree("/c/hosts", True, "/etc/hosts"), OpenTree("/data", False, "/srv")]
+    assert find(plan, OpenTree) == [OpenTree("/cg/labkit/ID"), *trees]
     held = [i for i, step in enumerate(plan.steps) if isinstance(step.operation, OpenTree)]
     assert max(held) < place(plan, PivotRoot)
     assert find(plan, AttachTree)[1:] == [
@@ -308,8 +309,43 @@ def test_what_the_process_is_given() -> None:
     assert find(plan, EnterDirectory) == [EnterDirectory("/srv")]
     assert find(plan, MaskPath) == [MaskPath("/proc/kcore")]
     assert find(plan, SetPropagation)[0] == SetPropagation("/", c.MS_SLAVE | c.MS_REC)
-    shared = start(make_spec(rootfsPropagation="rshared"))
-    assert find(shared, SetPropagation)[0] == SetPropagation("/", c.MS_SHARED | c.MS_REC)
+    private = start(make_spec(rootfsPropagation="rprivate"))
+    assert find(private, SetPropagation) == [SetPropagation("/", c.MS_PRIVATE | c.MS_REC)]
+
+
+def bound(*options: str) -> Spec:
+    spec = make_spec()
+    spec["mounts"].append({"destination": "/shared", "type": "bind", "source": "/data", "options": list(options)})
+    return spec
+
+
+def test_a_root_is_shared_when_it_is_made_and_not_before() -> None:
+    """Else the host would see the mounts that make it."""
+    inside = operations(start(make_spec(rootfsPropagation="rshared")))
+    before, after = (i for i, operation in enumerate(inside) if isinstance(operation, SetPropagation))
+    assert inside[before] == SetPropagation("/", c.MS_SLAVE | c.MS_REC)
+    assert inside[after] == SetPropagation("/", c.MS_SHARED | c.MS_REC)
+    assert before < inside.index(DetachOldRoot()) < after
+
+
+def test_what_passes_mounts_back_to_the_host_is_taken_by_the_daemon() -> None:
+    """It is the same source as another's, at another place: neither gets the other's tree."""
+    plan = start(bound("rbind", "rshared"))
+    assert plan.steps[0] == Step("daemon", OpenTree("/data", True, "/shared"))
+    assert OpenTree("/data", False, "/srv") in operations(plan)
+    assert find(plan, AttachTree)[-1] == AttachTree("/data", "/shared", True, 0, c.MS_SHARED | c.MS_REC)
+
+
+def test_a_tree_is_made_read_only_with_all_that_is_mounted_in_it() -> None:
+    plan = start(bound("rbind", "rro", "rprivate"))
+    assert find(plan, AttachTree)[-1] == AttachTree(
+        "/data", "/shared", True, 0, c.MS_PRIVATE | c.MS_REC, c.MS_RDONLY
+    )
+
+
+def test_a_source_that_somebody_else_named_is_held_by_its_base() -> None:
+    plan = start_plan(make_spec(), Machine(V2, ALL), LAYERS, frozenset(), b"", (0, 0), bases={"/data": "/"})
+    assert find(plan, OpenTree)[-1] == OpenTree("/data", False, "/srv", "/")
 
 
 @pytest.mark.parametrize("layout", [V1, HYBRID, V2], ids=["v1", "hybrid", "v2"])
