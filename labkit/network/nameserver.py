@@ -26,6 +26,8 @@ MOST_STREAMS = 64
 """How many connections over TCP one container may have. Those beyond wait in the socket's queue."""
 IDLE = 8.0
 """Seconds in which a client must say something over TCP, as in moby."""
+PAUSE = 1.0
+"""Seconds until connections are taken again after descriptors ran out."""
 _BURST = 32  # datagrams to take before the daemon looks at what else there is to do
 _LONGEST_QUERY = 4096
 
@@ -82,9 +84,15 @@ class Service:
         self.udp, self.tcp = socket.socket(fileno=udp), socket.socket(fileno=tcp)
         self.forwarding: set[asyncio.Task[None]] = set()
         self.conversing: set[asyncio.Task[None]] = set()
-        for sock, take in ((self.udp, self._datagrams), (self.tcp, self._connections)):
-            sock.setblocking(False)
-            self.loop.add_reader(sock.fileno(), take)
+        self.udp.setblocking(False)
+        self.tcp.setblocking(False)
+        self.loop.add_reader(self.udp.fileno(), self._datagrams)
+        self._listen()
+
+    def _listen(self) -> None:
+        """Take connections (again), unless it has been stopped."""
+        if self.tcp.fileno() >= 0:
+            self.loop.add_reader(self.tcp.fileno(), self._connections)
 
     def stop(self) -> None:
         """Close the sockets, and give up what is under way."""
@@ -128,6 +136,12 @@ class Service:
             sock, _ = self.tcp.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
+        except OSError as error:
+            # No descriptor or memory is left: the connection waits, and asking for it at once again would be a spin.
+            log.warning("the name server can't take a connection: %s", error)
+            self.loop.remove_reader(self.tcp.fileno())
+            self.loop.call_later(PAUSE, self._listen)
+            return
         sock.setblocking(False)
         self._begin(self.conversing, self._converse(sock))
         if len(self.conversing) >= MOST_STREAMS:
@@ -149,8 +163,8 @@ class Service:
             # The client has gone, or is too slow (TimeoutError is one too): that is the end of its connection.
             log.debug("a connection to the name server ends: %s", error or "silence")
         finally:
-            if len(self.conversing) >= MOST_STREAMS and self.tcp.fileno() >= 0:
-                self.loop.add_reader(self.tcp.fileno(), self._connections)
+            if len(self.conversing) >= MOST_STREAMS:
+                self._listen()
 
     async def _next(self, sock: socket.socket) -> bytes:
         async with asyncio.timeout(IDLE):

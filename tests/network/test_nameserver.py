@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -148,8 +149,9 @@ def serving(request: pytest.FixtureRequest, directory: Directory) -> Iterator[Se
             await talking(served, address)
         finally:
             served.close()
-        while len(asyncio.all_tasks()) > 1:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(2):
+            while len(asyncio.all_tasks()) > 1:
+                await asyncio.sleep(0)
 
     before = sockets()
     yield lambda sight, talking: (asyncio.run if request.param == "asyncio" else uvloop.run)(talk(sight, talking))
@@ -280,6 +282,31 @@ def test_more_connections_than_it_takes_wait_their_turn(serving: Serving, monkey
         assert wire.read((await waiting)[0]).contents == {"10.1.0.2"}
 
     serving(FRONT, talk)
+
+
+def test_without_descriptors_it_waits_for_some(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nameserver, "PAUSE", 0.05)
+
+    async def talk(served: NameServer, address: tuple[str, int]) -> None:
+        listening = served.services["c1"].tcp
+        served.services["c1"].tcp = Exhausted(listening, 2)  # type: ignore[assignment]  # what of a socket is used here
+        assert wire.read((await over_tcp(address, wire.query("web")))[0]).code == 0
+
+    serving(FRONT, talk)
+
+
+class Exhausted:
+    """A listening socket whose first calls of accept(2) find no descriptor free."""
+
+    def __init__(self, sock: socket.socket, times: int) -> None:
+        self.sock, self.times = sock, times
+        self.fileno, self.close = sock.fileno, sock.close
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.times:
+            self.times -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return self.sock.accept()
 
 
 def test_a_silent_connection_is_ended(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
