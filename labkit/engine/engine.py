@@ -17,12 +17,15 @@ from labkit.engine.container import Container
 from labkit.engine.events import Events
 from labkit.engine.execs import Exec
 from labkit.engine.models import ContainerRecord
+from labkit.engine.networks import Networks
 from labkit.engine.settings import Settings
 from labkit.engine.traces import Traces
 from labkit.errors import Conflict, InvalidParameter, NotFound
 from labkit.images.removal import ContainerUse
 from labkit.images.store import ImageStore
 from labkit.kernel import capabilities, cgroups
+from labkit.network.directory import Directory
+from labkit.network.nameserver import NameServer
 from labkit.runtime import spawning
 from labkit.runtime.plans import Machine
 
@@ -41,6 +44,9 @@ class Engine:
         self.traces = Traces()
         self.machine = Machine(cgroups.read_layout(), capabilities.own_bounding())
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.networks = Networks(self)
+        self.directory = Directory()
+        self.nameserver = NameServer(self.directory)
         self.ending = False
         self.spawner: spawning.SpawnerClient
         self.images: ImageStore
@@ -53,10 +59,13 @@ class Engine:
         self._locks = [places.lock_folder(folder) for folder in (self.settings.data_root, self.settings.exec_root)]
         self.images = ImageStore(Path(self.settings.images))
         places.prepare_cgroups(self.machine.cgroups, self.settings.cgroup_parent)
+        self.networks.load()
         introduced = self.connect_spawner()
         for container in self._load():
             self.add(container)
             life.adopt(self, container, introduced.pop(container.id, None))
+        running = [one.record.Sandbox.Ports for one in self.containers.values() if one.run.running]
+        self.networks.establish(tuple(binding for ports in running for binding in ports))
         for orphan in introduced.values():
             life.abandon(self, orphan)
 
@@ -169,6 +178,7 @@ class Engine:
         await asyncio.gather(*(life.stop(self, container) for container in running))
         while self.tasks:
             await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.networks.dismantle()
         self.spawner.end()
         self.spawner.close()
         places.remove_cgroups(self.machine.cgroups, self.settings.cgroup_parent)
@@ -177,6 +187,7 @@ class Engine:
         """Let go of descriptors and locks."""
         for container in self.containers.values():
             container.close()
+        self.nameserver.close()
         self.images.close()
         for fd in self._locks:
             places.unlock_folder(fd)

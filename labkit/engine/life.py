@@ -9,13 +9,15 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from labkit.engine import creation, disk, starting, stdio, validation
+from labkit.engine import creation, disk, endpoints, naming, starting, stdio, validation
 from labkit.engine.clock import rfc3339
 from labkit.engine.container import Container
+from labkit.engine.execution import carry_out
 from labkit.engine.models import CreateBody, State
 from labkit.engine.names import random_name
 from labkit.engine.traces import PlanSpan
@@ -56,29 +58,16 @@ async def create(engine: Engine, body: CreateBody, name: str, context: TraceCont
     lower = engine.images.lower_dirs(image)
     record.Layers = [os.path.relpath(path, engine.settings.images) for path in lower]
     record.Name = f"/{name or random_name(engine.names)}"
-    plan = creation.create_plan(record, engine.settings, creation.host_resolver())
+    naming.check_links(engine, record.HostConfig)
+    endpoints.configure(engine, record, body.NetworkingConfig)
+    hosts = naming.hosts_text(record, naming.gateways(engine.networks), [])
+    plan = creation.create_plan(record, engine.settings, hosts, naming.resolver_text(record, has_names=False))
     carry_out(engine, plan, identity, context)
     container = Container(record, engine.settings)
     container.save(durable=True)
     engine.add(container)
     engine.events.publish("container", "create", identity, container.attributes())
     return container, warnings
-
-
-def carry_out(engine: Engine, plan: Plan, subject: str, context: TraceContext) -> None:
-    """Execute a plan of the daemon's own, undone if it fails, and keep its trace."""
-    execution = Execution(plan.by("daemon"))
-    failed: list[Record] = []
-    try:
-        execution.run_or_undo()
-    except KernelError as error:
-        if isinstance(error.record, Record):
-            failed.append(error.record)
-        raise
-    finally:
-        offset = time.time_ns() - time.monotonic_ns()
-        records = (*execution.records, *failed)
-        engine.traces.plan(PlanSpan(context.child(), subject, plan, lambda: records, offset, {"daemon": os.getpid()}))
 
 
 async def start(engine: Engine, container: Container, context: TraceContext) -> None:
@@ -105,36 +94,65 @@ async def start(engine: Engine, container: Container, context: TraceContext) -> 
 
 
 async def _start(engine: Engine, container: Container, context: TraceContext) -> None:
-    validation.check_network_exists(container.record.HostConfig)
-    found, plan = starting.prepare(container, engine.settings, engine.machine)
+    joined = endpoints.attach(engine, container)
+    container.save()
+    try:
+        await _run_plan(engine, container, joined, context)
+    except LabkitError as error:
+        failure = endpoints.explained(container, error)
+        endpoints.release(engine, container)
+        raise failure from (error if failure is not error else error.__cause__)
+
+
+async def _run_plan(engine: Engine, container: Container, joined: endpoints.Joined, context: TraceContext) -> None:
+    prelude = endpoints.prelude(engine, container, joined)
+    found, plan = starting.prepare(container, engine.settings, engine.machine, prelude, joined)
     config = container.record.Config
     made = stdio.make_pipes(config.Tty, config.OpenStdin)
+    first = Execution(plan.by("daemon"))
 
     def write() -> None:
         starting.write_config(container, found)
 
     try:
-        started = await engine.spawner.start(container.id, plan, made.child, made.keep, write)
-    except StartFailed as error:
-        engine.traces.plan(failed_span(container.id, plan, error, context))
+        first.run_or_undo()
+        with endpoints.host_netlink(joined, made):
+            started = await engine.spawner.start(container.id, plan, made.child, made.keep, write)
+    except LabkitError as error:
+        if isinstance(error, StartFailed):
+            first.undo()
+        engine.traces.plan(failed_span(container.id, plan, error, context, first.records))
         raise
     finally:
         made.close()
-    engine.traces.plan(started_span(container.id, plan, started, context, engine.spawner.pid))
+    engine.traces.plan(started_span(container.id, plan, started, context, engine.spawner.pid, first.records))
     _running(container, started.pid, started.pidfd, started.descriptors, started.began)
+    container.run.context = context
+    endpoints.opened(engine, container, started.descriptors, first.context)
     engine.events.publish("container", "start", container.id, container.attributes())
 
 
-def started_span(subject: str, plan: Plan, started: Started, context: TraceContext, spawner: int) -> PlanSpan:
-    """A plan that ended in a process, for the traces."""
-    pids = {"spawner": spawner, "init": started.pid}
-    return PlanSpan(context.child(), subject, plan, started.records, started.offset, pids, started.exec_at)
+def started_span(
+    subject: str, plan: Plan, started: Started, context: TraceContext, spawner: int, first: Sequence[Record] = ()
+) -> PlanSpan:
+    """A plan that ended in a process, for the traces. `first` is what the daemon did of it."""
+    pids = {"daemon": os.getpid(), "spawner": spawner, "init": started.pid}
+
+    def records() -> tuple[Record, ...]:
+        return (*first, *started.records())
+
+    return PlanSpan(context.child(), subject, plan, records, started.offset, pids, started.exec_at)
 
 
-def failed_span(subject: str, plan: Plan, error: StartFailed, context: TraceContext) -> PlanSpan:
+def failed_span(
+    subject: str, plan: Plan, error: LabkitError, context: TraceContext, first: Sequence[Record] = ()
+) -> PlanSpan:
     """A plan that failed on its way, for the traces."""
     offset = time.time_ns() - time.monotonic_ns()
-    return PlanSpan(context.child(), subject, plan, lambda: error.records, offset, {})
+    done: tuple[Record, ...] = error.records if isinstance(error, StartFailed) else ()
+    if isinstance(error, KernelError) and isinstance(error.record, Record):
+        done = (error.record,)
+    return PlanSpan(context.child(), subject, plan, lambda: (*first, *done), offset, {"daemon": os.getpid()})
 
 
 def _running(container: Container, pid: int, pidfd: int, descriptors: dict[str, int], began: int) -> None:
@@ -169,6 +187,7 @@ def adopt(engine: Engine, container: Container, process: Introduced | None) -> N
         paused = not process.outcome and _is_frozen(engine, container)
         _complete_bundle(engine, container)
         _running(container, process.pid, process.pidfd, process.descriptors, process.began)
+        endpoints.adopt(engine, container, process.descriptors)
         _note_frozen(container, paused)
         if process.outcome:
             engine.background(settle(engine, container, process.outcome))
@@ -176,6 +195,7 @@ def adopt(engine: Engine, container: Container, process: Introduced | None) -> N
     if record.State.Running:
         _ended(container, Outcome(LOST, now_ns(), False), "the container was lost with the machine or the spawner")
     record.Starting = False
+    endpoints.release(engine, container)
     container.save()
     remove_bundle(container)
     if record.HostConfig.AutoRemove and record.State.Status == "exited":
@@ -206,6 +226,7 @@ async def settle(engine: Engine, container: Container, outcome: Outcome, error: 
         output.hurry()
     await run.output.ended.wait()
     async with container.lock:
+        _leave_networks(engine, container)
         _ended(container, outcome, error)
         container.save()
         if not error:
@@ -221,6 +242,18 @@ async def settle(engine: Engine, container: Container, outcome: Outcome, error: 
         container.renew()
     if container.record.HostConfig.AutoRemove:
         await remove(engine, container, force=False)
+
+
+def _leave_networks(engine: Engine, container: Container) -> None:
+    """End the container's traffic and give back its addresses. What can't be undone is logged: it has ended anyway."""
+    operations = endpoints.end(engine, container)
+    if operations:
+        plan = Plan("release", tuple(Step("daemon", operation) for operation in operations))
+        try:
+            carry_out(engine, plan, container.id, container.run.context or new_trace())
+        except LabkitError as error:
+            log.warning("%s: %s", container.name, error)
+    endpoints.release(engine, container)
 
 
 def _ended(container: Container, outcome: Outcome, error: str) -> None:

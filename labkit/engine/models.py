@@ -11,6 +11,9 @@ from typing import Any
 
 import msgspec
 
+from labkit.network.models import Endpoint, NetworkingConfig
+from labkit.network.publishing import Binding
+
 ZERO_TIME = "0001-01-01T00:00:00Z"
 """How Go's encoding/json writes a time that was never set."""
 
@@ -157,7 +160,7 @@ class CreateBody(Config):
     """What `POST /containers/create` takes: a Config with the rest beside it."""
 
     HostConfig: HostConfig | None = None
-    NetworkingConfig: dict[str, Any] | None = None
+    NetworkingConfig: NetworkingConfig | None = None
 
 
 class State(Struct):
@@ -174,6 +177,17 @@ class State(Struct):
     Error: str = ""
     StartedAt: str = ZERO_TIME
     FinishedAt: str = ZERO_TIME
+
+
+class Sandbox(Struct):
+    """What a running container has been given of its networks: links by network, and ports of the host.
+
+    `OwnMac` names the networks for which nobody asked for a MAC address.
+    """
+
+    Interfaces: dict[str, str] = msgspec.field(default_factory=dict)
+    Ports: list[Binding] = msgspec.field(default_factory=list)
+    OwnMac: list[str] = msgspec.field(default_factory=list)
 
 
 class ContainerRecord(Struct):
@@ -195,6 +209,9 @@ class ContainerRecord(Struct):
     MountLabel: str = ""
     ProcessLabel: str = ""
     AppArmorProfile: str = ""
+    Networks: dict[str, Endpoint] = msgspec.field(default_factory=dict)
+    """The endpoints, by the names of their networks; the one of HostConfig.NetworkMode first."""
+    Sandbox: Sandbox = msgspec.field(default_factory=Sandbox)
     Starting: bool = False
     """A start is under way: a daemon that finds this after a crash settles it by what the spawner has."""
 

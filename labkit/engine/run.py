@@ -15,6 +15,7 @@ from labkit.engine.output import LogFile, Output
 from labkit.errors import Conflict, KernelError
 from labkit.kernel import pipes, syscalls
 from labkit.kernel.stdio import set_window_size
+from labkit.trace import TraceContext
 
 _SCRATCH: list[tuple[int, int]] = []
 
@@ -27,7 +28,10 @@ def scratch() -> tuple[int, int]:
 
 
 class Run:
-    """A process's descriptors and output. `began` and `exited` are set once; `code` is its exit status."""
+    """A process's descriptors and output. `began` and `exited` are set once; `code` is its exit status.
+
+    `context` is the trace of what its end belongs to: of its start, or of who stops it.
+    """
 
     def __init__(self, log: LogFile | None, terminal: bool) -> None:
         self.output = Output(log)
@@ -37,6 +41,7 @@ class Run:
         self.stdin = -1
         self.terminal = -1
         self.code: int | None = None
+        self.context: TraceContext | None = None
         self.began = asyncio.Event()
         self.exited = asyncio.Event()
 

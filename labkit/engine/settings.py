@@ -18,10 +18,20 @@ class Settings:
     cgroup_parent: str = "labkit"
     live_restore: bool = False
     registries: Registries = DEFAULT
+    bip: str = ""
 
     @property
     def containers(self) -> str:
         return os.path.join(self.data_root, "containers")
+
+    @property
+    def networks(self) -> str:
+        return os.path.join(self.data_root, "networks")
+
+    @property
+    def journals(self) -> str:
+        """The journals of plans that the daemon itself carries out; the spawner has its own."""
+        return os.path.join(self.exec_root, "daemon-journal")
 
     @property
     def images(self) -> str:

@@ -45,7 +45,8 @@ _MEMORY_TMPFS = ("nosuid", "noexec", "nodev")
 class Facts:
     """What a spec depends on besides the record: where things lie, who the user is, what the machine has.
 
-    `devices` are those of `--device` and `--privileged`, in the spec's own form.
+    `devices` are those of `--device` and `--privileged`, in the spec's own form. `network` is the path of a network
+    namespace to join, empty for one of its own; `files` is where hosts and resolv.conf lie, if not in `directory`.
     """
 
     root: str
@@ -54,6 +55,8 @@ class Facts:
     identity: Identity
     machine: Machine
     devices: tuple[Spec, ...] = ()
+    network: str = ""
+    files: str = ""
 
 
 def build(record: ContainerRecord, facts: Facts, seccomp: Spec | None) -> Spec:
@@ -164,7 +167,7 @@ def mounts(record: ContainerRecord, facts: Facts) -> list[Spec]:
         *([] if host.IpcMode == "none" else [_shm(host, size)]),
     ]
     for name in ("resolv.conf", "hostname", "hosts"):
-        found.append(_mount(f"/etc/{name}", "bind", f"{facts.directory}/{name}", "rbind", "rprivate"))
+        found.append(_mount(f"/etc/{name}", "bind", f"{facts.files or facts.directory}/{name}", "rbind", "rprivate"))
     for target, options in sorted((host.Tmpfs or {}).items()):
         found.append(
             _mount(target, "tmpfs", "tmpfs", "nosuid", "nodev", "noexec", *options.split(",") if options else ())
@@ -187,10 +190,10 @@ def linux(record: ContainerRecord, facts: Facts) -> Spec:
     host = record.HostConfig
     found: Spec = {
         "cgroupsPath": facts.cgroups_path,
-        "namespaces": namespaces(host, facts.machine),
+        "namespaces": namespaces(host, facts.machine, facts.network),
         "resources": resources(host, facts.devices),
         "devices": [device["node"] for device in facts.devices],
-        "sysctl": sysctls(host),
+        "sysctl": sysctls(host, facts.network),
     }
     if not host.Privileged:
         found["maskedPaths"] = list(MASKED if host.MaskedPaths is None else host.MaskedPaths)
@@ -198,8 +201,8 @@ def linux(record: ContainerRecord, facts: Facts) -> Spec:
     return found
 
 
-def namespaces(host: HostConfig, machine: Machine) -> list[Spec]:
-    """The namespaces that are the container's own. Docker's default for cgroups is host on v1, private on v2."""
+def namespaces(host: HostConfig, machine: Machine, network: str = "") -> list[Spec]:
+    """The namespaces that are the container's own, or that it joins (`network`: a path). Docker's default for cgroups is host on v1, private on v2."""
     private_cgroup = host.CgroupnsMode == "private" or (not host.CgroupnsMode and machine.cgroups.version == 2)
     wanted = {
         "mount": True,
@@ -209,12 +212,13 @@ def namespaces(host: HostConfig, machine: Machine) -> list[Spec]:
         "ipc": host.IpcMode != "host",
         "cgroup": private_cgroup and not host.Privileged,
     }
-    return [{"type": name} for name, own in wanted.items() if own]
+    joined = {"network": {"path": network}} if network else {}
+    return [{"type": name, **joined.get(name, {})} for name, own in wanted.items() if own]
 
 
-def sysctls(host: HostConfig) -> dict[str, str]:
+def sysctls(host: HostConfig, network: str = "") -> dict[str, str]:
     """In a network namespace of its own any user may use low ports and ping, as in Docker since 20.10."""
-    own_network = host.NetworkMode != "host"
+    own_network = host.NetworkMode != "host" and not network
     free = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
     return (free if own_network and not host.Privileged else {}) | (host.Sysctls or {})
 

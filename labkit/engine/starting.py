@@ -19,11 +19,12 @@ import msgspec
 
 from labkit.engine import spec, users
 from labkit.engine.container import Container
+from labkit.engine.endpoints import NOTHING_JOINED, Joined
 from labkit.engine.models import ContainerRecord, DeviceMapping
 from labkit.engine.settings import Settings
 from labkit.errors import InvalidParameter, KernelError, LabkitError
 from labkit.kernel.seccomp import compile_oci, default_profile, to_oci
-from labkit.plan import Plan
+from labkit.plan import Operation, Plan
 from labkit.runtime import plans
 from labkit.runtime.spawning import StartFailed
 
@@ -31,7 +32,13 @@ Spec = dict[str, Any]
 _MODES = {"c": stat.S_ISCHR, "b": stat.S_ISBLK}
 
 
-def prepare(container: Container, settings: Settings, machine: plans.Machine) -> tuple[Spec, Plan]:
+def prepare(
+    container: Container,
+    settings: Settings,
+    machine: plans.Machine,
+    prelude: tuple[Operation, ...] = (),
+    joined: Joined = NOTHING_JOINED,
+) -> tuple[Spec, Plan]:
     """Make the bundle's directory; returns the container's spec and the plan that starts it."""
     record = container.record
     devices = tuple(find_devices(record.HostConfig.Devices or []))
@@ -44,6 +51,8 @@ def prepare(container: Container, settings: Settings, machine: plans.Machine) ->
         identity=identity(container, record.Config.User),
         machine=machine,
         devices=devices,
+        network=joined.namespace,
+        files=joined.files,
     )
     seccomp = filter_of(record, machine)
     found = spec.build(record, facts, seccomp.oci)
@@ -52,7 +61,8 @@ def prepare(container: Container, settings: Settings, machine: plans.Machine) ->
     files = frozenset(mount["source"] for mount in found["mounts"] if os.path.isfile(mount["source"]))
     rows, columns = record.HostConfig.ConsoleSize
     streams = (*(["stdin"] if record.Config.OpenStdin else []), "stdout", "stderr")
-    return found, plans.start_plan(found, machine, layers, files, seccomp.program, (rows, columns), streams)
+    size, network = (rows, columns), tuple(joined.operations)
+    return found, plans.start_plan(found, machine, layers, files, seccomp.program, size, streams, prelude, network)
 
 
 def write_config(container: Container, found: Spec) -> None:

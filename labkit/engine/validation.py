@@ -13,7 +13,7 @@ from typing import Any
 
 from labkit.engine.models import Config, HostConfig
 from labkit.engine.spec import wanted_capabilities
-from labkit.errors import InvalidParameter, NotFound, NotImplementedByLabkit
+from labkit.errors import InvalidParameter, NotImplementedByLabkit
 from labkit.kernel.capabilities import NUMBERS
 from labkit.kernel.process import RLIMITS
 
@@ -164,9 +164,6 @@ _LATER = {
     "Binds": "bind mounts and volumes",
     "Mounts": "bind mounts and volumes",
     "VolumesFrom": "volumes",
-    "PortBindings": "published ports",
-    "PublishAllPorts": "published ports",
-    "Links": "links",
     "Init": "--init",
     "DeviceRequests": "device requests (--gpus)",
     "DeviceCgroupRules": "--device-cgroup-rule",
@@ -225,21 +222,10 @@ def _check_modes(config: Config, host: HostConfig) -> list[str]:
 
 
 def _check_network(host: HostConfig) -> list[str]:
-    mode = host.NetworkMode
-    if mode in ("none", "host"):
-        return []
-    if mode in ("", "default", "bridge"):
-        return ["labkit has no bridge networks yet: the container gets a loopback link only (as with --network none)."]
-    if mode.startswith("container:"):
-        raise NotImplementedByLabkit(f"labkit can't share the network of a container yet ({mode})")
+    """Published ports make no sense where the container has the host's."""
+    if host.NetworkMode == "host" and (host.PortBindings or host.PublishAllPorts):
+        return ["Published ports are discarded when using host network mode"]
     return []
-
-
-def check_network_exists(host: HostConfig) -> None:
-    """A container may be created for a network that is missing, as with dockerd; it can't be started then."""
-    mode = host.NetworkMode
-    if mode not in ("none", "host", "", "default", "bridge"):
-        raise NotFound(f"network {mode} not found")
 
 
 def check_log_driver(host: HostConfig) -> None:

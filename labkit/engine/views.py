@@ -16,13 +16,10 @@ from labkit.engine.spec import MASKED, READONLY
 from labkit.errors import InvalidParameter
 from labkit.images.layers import size_of
 from labkit.images.snapshots import size_of_layer
+from labkit.network.models import Endpoint
+from labkit.network.publishing import port_map, summary_ports
 
 View = dict[str, Any]
-_ENDPOINT: View = {
-    "IPAMConfig": None, "Links": None, "Aliases": None, "MacAddress": "", "DriverOpts": None, "GwPriority": 0,
-    "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "",
-    "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": None,
-}  # fmt: skip
 STATES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
 
 
@@ -76,33 +73,43 @@ def graph_driver(container: Container) -> View:
 
 
 def network_name(container: Container) -> str:
-    """The network as the list shows it: `default` is Docker's name for bridge."""
-    mode = container.record.HostConfig.NetworkMode
-    return "bridge" if mode == "default" else mode
+    """The network as the list shows it."""
+    return container.record.HostConfig.NetworkMode
 
 
 def network_settings(container: Container) -> View:
-    running = container.record.State.Running
+    """`NetworkSettings`. The fields that repeat the default network's endpoint are for old clients."""
+    record = container.record
+    running = record.State.Running
+    default = record.Networks.get("bridge", Endpoint())
     return {
         "Bridge": "",
-        "SandboxID": "",
+        "SandboxID": record.Id if running else "",
         "SandboxKey": f"/proc/{container.run.pid}/ns/net" if running else "",
-        "Ports": {},
+        "Ports": port_map(record.Sandbox.Ports, _exposed(container)) if running else {},
         "HairpinMode": False,
         "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0,
         "SecondaryIPAddresses": None,
         "SecondaryIPv6Addresses": None,
-        "EndpointID": "",
-        "Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
-        "IPAddress": "",
-        "IPPrefixLen": 0,
-        "IPv6Gateway": "",
-        "MacAddress": "",
-        "Networks": {network_name(container): _ENDPOINT},
+        "EndpointID": default.EndpointID,
+        "Gateway": default.Gateway,
+        "GlobalIPv6Address": default.GlobalIPv6Address,
+        "GlobalIPv6PrefixLen": default.GlobalIPv6PrefixLen,
+        "IPAddress": default.IPAddress,
+        "IPPrefixLen": default.IPPrefixLen,
+        "IPv6Gateway": default.IPv6Gateway,
+        "MacAddress": default.MacAddress,
+        "Networks": record.Networks,
     }
+
+
+def _exposed(container: Container) -> list[str]:
+    """The ports that a container's configuration exposes; none where it has no network of its own."""
+    exposed = container.record.Config.ExposedPorts
+    if not isinstance(exposed, dict) or not any(one.EndpointID for one in container.record.Networks.values()):
+        return []
+    return sorted(exposed)
 
 
 def summary(container: Container, image: str, now: float) -> View:
@@ -115,12 +122,12 @@ def summary(container: Container, image: str, now: float) -> View:
         "ImageID": record.Image,
         "Command": command(record.Path, record.Args),
         "Created": parse_rfc3339(record.Created) // 10**9,
-        "Ports": [],
+        "Ports": summary_ports(record.Sandbox.Ports, _exposed(container)) if record.State.Running else [],
         "Labels": record.Config.Labels or {},
         "State": record.State.Status,
         "Status": status(container, now),
         "HostConfig": {"NetworkMode": record.HostConfig.NetworkMode},
-        "NetworkSettings": {"Networks": {network_name(container): _ENDPOINT}},
+        "NetworkSettings": {"Networks": record.Networks},
         "Mounts": [],
     }
 

@@ -334,7 +334,9 @@ class CreateMacvlan(Operation):
 
     def shell(self) -> str:
         pid = self.netns.removeprefix("/proc/").split("/")[0] if self.netns else "$PID"
-        return f"ip link add {self.name} link {self.parent} netns {pid} address {self.mac} type macvlan mode {self.mode}"
+        return (
+            f"ip link add {self.name} link {self.parent} netns {pid} address {self.mac} type macvlan mode {self.mode}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,6 +187,11 @@ class InstallSeccomp(Operation):
         return f"filter system calls with {len(self.program) * 3 // 32} instructions of BPF"
 
 
+def sysctl_path(key: str) -> str:
+    """The file of a kernel parameter. A key with slashes is taken as it is, since links may have dots in their names."""
+    return f"/proc/sys/{key if '/' in key else key.replace('.', '/')}"
+
+
 @dataclass(frozen=True, slots=True)
 class WriteSysctl(Operation):
     """Set a kernel parameter of this process's namespaces (sysctl(8), proc_sys(5))."""
@@ -196,7 +201,7 @@ class WriteSysctl(Operation):
     man: ClassVar[str] = "proc_sys(5)"
 
     def run(self, context: Context) -> Result:
-        syscalls.write_file(f"/proc/sys/{self.key.replace('.', '/')}", self.value)
+        syscalls.write_file(sysctl_path(self.key), self.value)
         return None
 
     def describe(self) -> str:

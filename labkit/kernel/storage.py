@@ -77,3 +77,24 @@ class WriteFile(Operation):
 
     def shell(self) -> str:
         return f"printf %s {shlex.quote(self.text)} > {shlex.quote(self.path)}"
+
+
+@dataclass(frozen=True, slots=True)
+class OverwriteFile(Operation):
+    """Write a small file anew where it is: a container that has it mounted sees the new text."""
+
+    path: str
+    text: str
+    man: ClassVar[str] = "open(2)"
+
+    def run(self, context: Context) -> Result:
+        fd = syscalls.open_path(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        with open(fd, "w", encoding="utf-8") as file:
+            file.write(self.text)
+        return None
+
+    def describe(self) -> str:
+        return f"write {self.path} anew ({len(self.text)} bytes)"
+
+    def shell(self) -> str:
+        return f"printf %s {shlex.quote(self.text)} > {shlex.quote(self.path)}"

@@ -25,7 +25,9 @@ def parse_network(text: str, what: str = "subnet") -> Network:
     try:
         return ipaddress.ip_network(text, strict=False)
     except ValueError as error:
-        raise InvalidParameter(f"invalid {what} {text}: it needs an address and a length, such as 10.1.0.0/24") from error
+        raise InvalidParameter(
+            f"invalid {what} {text}: it needs an address and a length, such as 10.1.0.0/24"
+        ) from error
 
 
 def parse_address(text: str, what: str) -> Address:
@@ -126,7 +128,10 @@ def pools_of(record: NetworkRecord) -> tuple[Pool, ...]:
 def _pool(config: IPAMConfig) -> Pool:
     subnet = parse_network(config.Subnet)
     gateway = parse_address(config.Gateway.split("/")[0], "gateway")
-    reserved = {gateway, *(parse_address(text, "auxiliary address") for text in (config.AuxiliaryAddresses or {}).values())}
+    reserved = {
+        gateway,
+        *(parse_address(text, "auxiliary address") for text in (config.AuxiliaryAddresses or {}).values()),
+    }
     wanted = parse_network(config.IPRange, "ip-range") if config.IPRange else subnet
     return Pool(subnet, gateway, wanted, frozenset(reserved))
 

@@ -6,8 +6,6 @@ part of the container's record, so that both are written in one go.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 
@@ -21,11 +19,11 @@ class IPAMConfig(Struct, omit_defaults=True):
     Subnet: str = ""
     IPRange: str = ""
     Gateway: str = ""
-    AuxiliaryAddresses: dict[str, str] | None = msgspec.field(default=None, name="AuxiliaryAddresses")
+    AuxiliaryAddresses: dict[str, str] | None = None
 
 
 class IPAM(Struct):
-    """A network's address management."""
+    """How a network's addresses are given out."""
 
     Driver: str = "default"
     Options: dict[str, str] | None = None
@@ -151,6 +149,3 @@ class BridgeOptions(msgspec.Struct, frozen=True):
     mtu: int = 0
     name: str = ""
     prefix: str = "eth"
-
-
-Json = dict[str, Any]

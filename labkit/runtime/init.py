@@ -1,7 +1,7 @@
 """A container's first process between its fork and its exec: runs the plan's `init` operations and reports.
 
-It reports over the control socket, a packet at a time, what the spawner passes on: a terminal's master
-(`labkit.kernel.stdio`), the records of its operations, or the error that ended it. A control socket that
+It reports over the control socket, a packet at a time, what the spawner passes on: descriptors with their names (a
+terminal's master, `labkit.kernel.stdio`; a name server's sockets, `labkit.kernel.resolver`), the records of its operations, or the error that ended it. A control socket that
 closes without an error says that the exec has succeeded, since it is close-on-exec.
 """
 
@@ -18,7 +18,7 @@ from labkit.errors import KernelError, LabkitError
 from labkit.kernel.process import Execute
 from labkit.plan import Context, Numbered, Record, perform
 
-TERMINAL, RECORDS, ERROR = b"\0", b"\1", b"\2"
+DESCRIPTORS, RECORDS, ERROR = b"\0", b"\1", b"\2"
 
 
 def run_init(operations: Numbered, context: Context, done: Sequence[Record] = ()) -> NoReturn:

@@ -20,17 +20,20 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from labkit.errors import KernelError, LabkitError
+from labkit.kernel import resolver
 from labkit.kernel.cgroups import CreateCgroup, oom_kills
 from labkit.kernel.namespaces import CloneInit
 from labkit.plan import Context, Execution, Journal, Numbered, Plan, decode, recover
 from labkit.runtime import channel, plans
-from labkit.runtime.init import ERROR, RECORDS, TERMINAL, run_init
+from labkit.runtime.init import DESCRIPTORS, ERROR, RECORDS, run_init
 from labkit.runtime.parking import Encoded, Kind, Parked, kind_of, park
 
 PROTOCOL = 1
+MOST_DESCRIPTORS = 4
+"""How many descriptors a child sends in one packet at most."""
 PAUSE = 0.001
 """Seconds without anything to do after which a child is parked for the next start."""
-OPERATIONS = plans  # imported for its side effect: all operations that a plan may hold are known by name
+OPERATIONS = plans, resolver  # imported for their side effect: all operations that a plan may hold are known by name
 
 
 @dataclass(slots=True)
@@ -270,10 +273,10 @@ class Spawner:
         """What a child says on its way to its exec."""
         if not process.control:  # closed since the selector told of it
             return
-        data, fds = channel.receive_packet(process.control, 1 << 20, 1)
+        data, fds = channel.receive_packet(process.control, 1 << 20, MOST_DESCRIPTORS)
         kind, body = data[:1], data[1:]
-        if kind == TERMINAL and fds:
-            process.kept["terminal"] = fds[0]
+        if kind == DESCRIPTORS:
+            process.kept |= dict(zip(body.decode().split(","), fds, strict=True))
         elif kind == RECORDS:
             process.records = body
         elif kind == ERROR:
@@ -313,6 +316,9 @@ class Spawner:
         process.code = 128 + status.si_status if killed else status.si_status
         self.selector.unregister(process.pidfd)
         os.close(process.pidfd)
+        for name in resolver.UDP, resolver.TCP:  # they would keep the network namespace
+            if name in process.kept:
+                os.close(process.kept.pop(name))
         process.oom_kills = sum(oom_kills(path) for path in process.cgroups)
         process.undone = process.execution.undo()
         for failure in process.undone:
