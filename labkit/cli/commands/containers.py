@@ -7,6 +7,7 @@ from labkit.cli.commands.shared import DETACH_KEYS, FILTER, INSPECT_FORMAT, LIST
 from labkit.cli.grammar import Command, Flag
 
 _COMMIT = "labkit.cli.runners.commit"
+_COPYING = "labkit.cli.runners.copying"
 _LIFECYCLE = "labkit.cli.runners.lifecycle"
 _LISTS = "labkit.cli.runners.containers"
 _PROCESSES = "labkit.cli.runners.processes"
@@ -47,6 +48,33 @@ CONTAINER_COMMANDS = (
         complete=("container", "image"),
     ),
     Command(
+        _names("cp"),
+        "Copy files/folders between a container and the local filesystem",
+        f"{_COPYING}:copy",
+        "CONTAINER:SRC_PATH DEST_PATH|-\n\tlabkit cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH",
+        (
+            Flag("archive", "a", "bool", "Archive mode (copy all uid/gid information)"),
+            Flag("follow-link", "L", "bool", "Always follow symbol link in SRC_PATH"),
+            Flag(
+                "quiet",
+                "q",
+                "bool",
+                "Suppress progress output during copy. Progress output is automatically suppressed if no terminal is "
+                "attached",
+            ),
+        ),
+        2,
+        2,
+        complete=("file",),
+        examples=("cp web:/etc/hostname .", "cp page.html web:/www/"),
+        description="""Copy files/folders between a container and the local filesystem
+
+Use '-' as the source to read a tar archive from stdin
+and extract it to a directory destination in a container.
+Use '-' as the destination to stream a tar archive of a
+container source to stdout.""",
+    ),
+    Command(
         _names("create"),
         "Create a new container",
         "labkit.cli.runners.run:create",
@@ -56,6 +84,15 @@ CONTAINER_COMMANDS = (
         -1,
         interspersed=False,
         complete=("image", ""),
+    ),
+    Command(
+        _names("diff"),
+        "Inspect changes to files or directories on a container's filesystem",
+        f"{_COPYING}:diff",
+        "CONTAINER",
+        least=1,
+        most=1,
+        complete=("container",),
     ),
     Command(
         _names("exec"),

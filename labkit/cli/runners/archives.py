@@ -21,15 +21,15 @@ def load(session: Session, given: Invocation) -> None:
     source = given.text("input")
     if not source and session.streams.stdin_is_terminal:
         raise StatusError("requested load from stdin, but stdin is empty")
-    with _open(session, source) as archive:
+    with open_archive(session, source) as archive:
         query = {
             "quiet": given.flag("quiet") or not session.streams.stdout_is_terminal,
             "platform": platform_json(given),
         }
-        show_progress(session, session.client.request("POST", "/images/load", query, _pieces(archive)))
+        show_progress(session, session.client.request("POST", "/images/load", query, pieces_of(archive)))
 
 
-def _open(session: Session, path: str) -> BinaryIO:
+def open_archive(session: Session, path: str) -> BinaryIO:
     """A file, or standard input for none or `-`."""
     if path and path != "-":
         try:
@@ -41,7 +41,8 @@ def _open(session: Session, path: str) -> BinaryIO:
     return open(session.streams.stdin, "rb", buffering=0, closefd=False)
 
 
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
+def pieces_of(file: BinaryIO) -> Iterator[bytes]:
+    """A file's bytes as they come, for a body."""
     while piece := file.read(_PIECE):
         yield piece
 
@@ -121,5 +122,5 @@ def import_(session: Session, given: Invocation) -> None:
     if remote:
         show_progress(session, session.client.request("POST", "/images/create", query))
         return
-    with _open(session, source) as archive:
-        show_progress(session, session.client.request("POST", "/images/create", query, _pieces(archive)))
+    with open_archive(session, source) as archive:
+        show_progress(session, session.client.request("POST", "/images/create", query, pieces_of(archive)))
