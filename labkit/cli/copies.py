@@ -87,8 +87,7 @@ def rebase(path: str, resolved: str) -> tuple[str, str]:
 def source_of(path: str, follow: bool) -> Resource:
     """A source on this machine. StatusError if there is none."""
     if follow:
-        if not os.path.exists(path):
-            raise StatusError(f"lstat {os.path.realpath(path)}: no such file or directory")
+        _check_followed(path)
         resolved, name = rebase(path, os.path.realpath(path))
     else:
         folder, _, last = path.rpartition("/")
@@ -97,6 +96,18 @@ def source_of(path: str, follow: bool) -> Resource:
         resolved = os.path.realpath(folder or "/").rstrip("/") + "/" + last
         name = base(path) if path.endswith("/") and base(path) != base(resolved) else ""
     return Resource(resolved, True, _is_directory(resolved), name)
+
+
+def _check_followed(path: str) -> None:
+    try:
+        os.stat(path)
+    except FileNotFoundError as error:
+        missing = os.path.realpath(path)
+        while not os.path.lexists(os.path.dirname(missing)):
+            missing = os.path.dirname(missing)
+        raise StatusError(f"lstat {missing}: no such file or directory") from error
+    except OSError as error:
+        raise StatusError((error.strerror or "").lower()) from error
 
 
 def _is_directory(path: str) -> bool:

@@ -142,7 +142,7 @@ def unpack(chunks: Chunks, landing: Landing) -> None:
     try:
         reading = cast("IO[bytes]", chunks)  # read(2) is all that tarfile's stream mode asks of a file
         with tarfile.open(fileobj=reading, mode="r|", bufsize=_PIECE, errors="surrogateescape") as archive:
-            unpacking = _Unpacking(archive, landing.directory.rstrip("/") or "/")
+            unpacking = _Unpacking(archive, clean(landing.directory))
             for entry in archive:
                 unpacking.apply(entry, landing.rename(entry.name), landing.rename(entry.linkname))
             unpacking.finish()
