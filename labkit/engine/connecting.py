@@ -1,4 +1,4 @@
-"""Connect and disconnect: a container's networks changed after it was made, running or not (moby `daemon/network.go`)."""
+"""Connect and disconnect: a container's networks change after it was made (moby `daemon/container_operations.go`)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def _check_connectable(network: Network, container: Container) -> None:
         raise Forbidden("container cannot be connected to host network or disconnected from it: it has the host's")
     if endpoints.shares(container.record):
         raise Forbidden(
-            "container sharing network namespace with another container or host cannot be connected to any other network"
+            "container sharing network namespace with another container or host "
+            "cannot be connected to any other network"
         )
     if network.name == "none":
         raise Forbidden(

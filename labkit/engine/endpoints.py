@@ -1,4 +1,4 @@
-"""A container's endpoints: what it is connected to, from create over start to its end (moby `daemon/container_operations.go`).
+"""A container's endpoints: what it is connected to, from create to its end (moby `daemon/container_operations.go`).
 
 At create the record says which networks are wanted; at start addresses are leased, and the plan gets the operations
 that make the links; at the end the addresses are given back. What a daemon must know after a crash is in the record.
@@ -63,7 +63,7 @@ def shares(record: ContainerRecord) -> str:
 
 
 def configure(engine: Engine, record: ContainerRecord, wanted: NetworkingConfig | None) -> None:
-    """Write into a new container's record which networks it is to be connected to. Raises InvalidParameter, NotFound."""
+    """Write into a new container's record which networks it wants. Raises InvalidParameter, NotFound."""
     host = record.HostConfig
     mode = DEFAULT if host.NetworkMode in ("", "default") else host.NetworkMode
     if mode.startswith("container:"):
@@ -147,7 +147,10 @@ def _check_addresses(engine: Engine, name: str, addresses: list[str]) -> list[st
 
 
 def attach(engine: Engine, container: Container) -> Joined:
-    """Lease what a container needs of its networks, and write it into its record. Raises LabkitError; nothing is leased then."""
+    """Lease what a container needs of its networks, and write it into its record.
+
+    Raises LabkitError; nothing is leased then.
+    """
     record = container.record
     record.Sandbox = Sandbox()
     try:
@@ -244,7 +247,7 @@ def attachment(container: Container, network: Network, networks: list[Network]) 
 
 
 def _filters_bridges() -> bool:
-    """Whether what crosses a bridge passes iptables (br_netfilter): a container then needs its port to send back to it."""
+    """Whether what crosses a bridge passes iptables (br_netfilter): to reach itself, a port must send back then."""
     try:
         with open("/proc/sys/net/bridge/bridge-nf-call-iptables", encoding="ascii") as file:
             return file.read().strip() == "1"
@@ -253,7 +256,7 @@ def _filters_bridges() -> bool:
 
 
 def _gateway_network(container: Container, networks: list[Network], version: int) -> Network | None:
-    """The network that default routes go through: by priority, then by name (moby `sandbox.go`, `getGatewayEndpoint`)."""
+    """The network of the default route: by priority, then by name (moby `sandbox.go`, `getGatewayEndpoint`)."""
     usable = [
         network
         for network in networks

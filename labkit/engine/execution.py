@@ -1,4 +1,4 @@
-"""Plans that the daemon carries out itself: networks, volumes, files of containers (the spawner has those of processes).
+"""Plans that the daemon carries out itself: networks, volumes, files. Those of processes are the spawner's.
 
 Each is kept as a trace. One that must not be left half done has a journal below the exec root while it runs: a daemon
 that finds one undoes what it tells of, and then makes what the records say.

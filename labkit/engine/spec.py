@@ -202,7 +202,10 @@ def linux(record: ContainerRecord, facts: Facts) -> Spec:
 
 
 def namespaces(host: HostConfig, machine: Machine, network: str = "") -> list[Spec]:
-    """The namespaces that are the container's own, or that it joins (`network`: a path). Docker's default for cgroups is host on v1, private on v2."""
+    """The namespaces that are the container's own, or that it joins (`network`: a path).
+
+    Docker's default for cgroups is host on v1, private on v2.
+    """
     private_cgroup = host.CgroupnsMode == "private" or (not host.CgroupnsMode and machine.cgroups.version == 2)
     wanted = {
         "mount": True,

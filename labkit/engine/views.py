@@ -72,11 +72,6 @@ def graph_driver(container: Container) -> View:
     return {"Name": "overlay2", "Data": data}
 
 
-def network_name(container: Container) -> str:
-    """The network as the list shows it."""
-    return container.record.HostConfig.NetworkMode
-
-
 def network_settings(container: Container) -> View:
     """`NetworkSettings`. The fields that repeat the default network's endpoint are for old clients."""
     record = container.record
@@ -265,7 +260,9 @@ class Filter:
             ),
             "status": lambda value: record.State.Status == value,
             "exited": lambda value: record.State.Status == "exited" and str(record.State.ExitCode) == value,
-            "network": lambda value: network_name(container) == value,
+            "network": lambda value: any(
+                value in (name, endpoint.NetworkID) for name, endpoint in record.Networks.items()
+            ),
             "health": lambda value: value == "none",
             "before": lambda _: created < self.bounds["before"],
             "since": lambda _: created > self.bounds["since"],

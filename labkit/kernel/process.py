@@ -188,7 +188,7 @@ class InstallSeccomp(Operation):
 
 
 def sysctl_path(key: str) -> str:
-    """The file of a kernel parameter. A key with slashes is taken as it is, since links may have dots in their names."""
+    """The file of a kernel parameter. A key with slashes is taken as it is: links may have dots in their names."""
     return f"/proc/sys/{key if '/' in key else key.replace('.', '/')}"
 
 

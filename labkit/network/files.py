@@ -1,4 +1,4 @@
-"""The files by which a container knows its host and its names: hosts(5), resolv.conf(5) (moby `libnetwork/internal/resolvconf`)."""
+"""The files by which a container knows names: hosts(5), resolv.conf(5) (moby `libnetwork/internal/resolvconf`)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Resolver:
         return Resolver(tuple(servers) or self.servers, wanted, tuple(options) or self.options)
 
     def reachable(self) -> Resolver:
-        """The same without servers at loopback addresses, which a container can't reach; some others if none is left."""
+        """The same without servers at loopback addresses, out of a container's reach; some others if none is left."""
         kept = tuple(server for server in self.servers if not _is_loopback(server))
         return Resolver(kept or FALLBACK, self.search, self.options)
 

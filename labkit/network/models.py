@@ -35,7 +35,7 @@ class ConfigReference(Struct):
 
 
 class NetworkRecord(Struct):
-    """What `networks/ID.json` holds, and what inspect shows of it. `Bridge` is the link on the host, of a bridge network."""
+    """What `networks/ID.json` holds, and inspect shows. `Bridge` is the link on the host, of a bridge network."""
 
     Name: str
     Id: str
@@ -83,7 +83,7 @@ class EndpointIPAM(Struct, omit_defaults=True):
 
 
 class Endpoint(Struct):
-    """`EndpointSettings`: a container's connection to a network. What the engine fills in is empty while it is not running."""
+    """`EndpointSettings`: a container's connection to a network. What the engine fills in is empty unless it runs."""
 
     IPAMConfig: EndpointIPAM | None = None
     Links: list[str] | None = None
@@ -123,7 +123,7 @@ class ConnectBody(Struct):
 
 
 def options_of(record: NetworkRecord) -> BridgeOptions:
-    """The driver options of a bridge network (docs.docker.com, bridge driver). Unknown ones are ignored, as by dockerd."""
+    """The driver options of a bridge network (docs.docker.com, bridge driver). dockerd ignores unknown ones too."""
     given = record.Options
     prefix = "com.docker.network"
     return BridgeOptions(

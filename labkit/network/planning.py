@@ -128,7 +128,7 @@ def parent_of(network: NetworkRecord) -> str:
 
 
 def detach_operations(network: NetworkRecord, endpoint: Endpoint) -> list[Operation]:
-    """What ends an endpoint's traffic at once, when its container has ended. The link itself goes with the namespace."""
+    """What ends an endpoint's traffic when its container has ended. The link itself goes with the namespace."""
     return [CutOff(veth_name(endpoint))] if network.Bridge else []
 
 

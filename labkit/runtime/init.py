@@ -1,8 +1,9 @@
 """A container's first process between its fork and its exec: runs the plan's `init` operations and reports.
 
 It reports over the control socket, a packet at a time, what the spawner passes on: descriptors with their names (a
-terminal's master, `labkit.kernel.stdio`; a name server's sockets, `labkit.kernel.resolver`), the records of its operations, or the error that ended it. A control socket that
-closes without an error says that the exec has succeeded, since it is close-on-exec.
+terminal's master, `labkit.kernel.stdio`; a name server's sockets, `labkit.kernel.resolver`), the records of its
+operations, or the error that ended it. A control socket that closes without an error says that the exec has
+succeeded, since it is close-on-exec.
 """
 
 from __future__ import annotations
