@@ -70,7 +70,8 @@ class Containers:
 
     async def create(self, request: Request) -> Answer:
         body = await request.json(CreateBody)
-        container, warnings = await life.create(self.engine, body, request.text("name"), request.context)
+        name, version = request.text("name"), request.version
+        container, warnings = await life.create(self.engine, body, name, request.context, version)
         return json_response({"Id": container.id, "Warnings": warnings}, 201)
 
     async def inspect(self, request: Request) -> Answer:
@@ -116,7 +117,7 @@ class Containers:
     async def remove(self, request: Request) -> Answer:
         if request.flag("link"):
             raise InvalidParameter("Conflict, cannot remove the default link name of the container")
-        await life.remove(self.engine, self._find(request), request.flag("force"))
+        await life.remove(self.engine, self._find(request), request.flag("force"), request.flag("v"))
         return NO_CONTENT
 
     async def wait(self, request: Request) -> Answer:

@@ -29,6 +29,7 @@ from labkit.api import (
     traces,
     transfers,
     usage,
+    volumes,
 )
 from labkit.api.http import Route, Server
 from labkit.engine.engine import Engine
@@ -45,6 +46,7 @@ MODULES: tuple[Callable[[Engine], list[Route]], ...] = (
     exec.routes,
     images.routes,
     networks.routes,
+    volumes.routes,
     registries.routes,
     transfers.routes,
     usage.routes,

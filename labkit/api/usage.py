@@ -12,6 +12,7 @@ import msgspec
 from labkit.api.filtering import prunable, summaries
 from labkit.api.http import Answer, Request, Route, json_response
 from labkit.api.images import tell_removed
+from labkit.api.volumes import VolumeRoutes
 from labkit.engine import views
 from labkit.engine.engine import Engine
 from labkit.errors import Conflict, InvalidParameter, NotFound
@@ -43,7 +44,7 @@ class Usage:
                 "Containers": [views.summary(one, name, now) | views.sizes(one) for one, name in containers]
                 if "container" in asked
                 else None,
-                "Volumes": [] if "volume" in asked else None,
+                "Volumes": VolumeRoutes(self.engine).usage() if "volume" in asked else None,
                 "BuildCache": [] if "build-cache" in asked else None,
             }
 

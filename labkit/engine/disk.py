@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -60,3 +61,10 @@ def remove_tree(path: str) -> None:
         os.rename(path, doomed)
     if os.path.lexists(doomed):
         shutil.rmtree(doomed)
+
+
+def remove_trees(paths: Iterable[str]) -> None:
+    """Remove directories that nothing leads to any more; one that isn't there is fine."""
+    for path in paths:
+        if os.path.lexists(path):
+            shutil.rmtree(path)

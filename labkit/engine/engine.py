@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from labkit.engine import disk, life, places
+from labkit.engine import disk, life, mountpoints, places
 from labkit.engine.container import Container
 from labkit.engine.events import Events
 from labkit.engine.execs import Exec
@@ -20,6 +20,7 @@ from labkit.engine.models import ContainerRecord
 from labkit.engine.networks import Networks
 from labkit.engine.settings import Settings
 from labkit.engine.traces import Traces
+from labkit.engine.volumes import Volumes
 from labkit.errors import Conflict, InvalidParameter, NotFound
 from labkit.images.removal import ContainerUse
 from labkit.images.store import ImageStore
@@ -47,6 +48,8 @@ class Engine:
         self.networks = Networks(self)
         self.directory = Directory()
         self.nameserver = NameServer(self.directory)
+        self.volumes = Volumes(self)
+        self.creating: set[Container] = set()
         self.ending = False
         self.spawner: spawning.SpawnerClient
         self.images: ImageStore
@@ -60,12 +63,15 @@ class Engine:
         self.images = ImageStore(Path(self.settings.images))
         places.prepare_cgroups(self.machine.cgroups, self.settings.cgroup_parent)
         self.networks.load()
+        self.volumes.store.load()
         introduced = self.connect_spawner()
-        for container in self._load():
+        containers, debris = self._load()
+        for container in containers:
             self.add(container)
             life.adopt(self, container, introduced.pop(container.id, None))
         running = [one.record.Sandbox.Ports for one in self.containers.values() if one.run.running]
         self.networks.establish(tuple(binding for ports in running for binding in ports))
+        mountpoints.boot(self, debris)
         for orphan in introduced.values():
             life.abandon(self, orphan)
 
@@ -76,17 +82,17 @@ class Engine:
         self.spawner.listen()
         return {process.key: process for process in introduced}
 
-    def _load(self) -> list[Container]:
-        """The containers on disk; a directory without a record is what a killed daemon had not finished."""
-        found = []
+    def _load(self) -> tuple[list[Container], list[str]]:
+        """The containers on disk; and the directories without a record, which a killed daemon had not finished."""
+        found, debris = [], []
         for name in sorted(os.listdir(self.settings.containers)):
             folder = os.path.join(self.settings.containers, name)
             path = os.path.join(folder, "container.json")
             if os.path.exists(path) and not name.endswith(".removed"):
                 found.append(Container(disk.read_json(path, ContainerRecord), self.settings))
             else:
-                disk.remove_tree(folder.removesuffix(".removed"))
-        return found
+                debris.append(folder)
+        return found, debris
 
     def add(self, container: Container) -> None:
         self.containers[container.id] = container
@@ -115,7 +121,7 @@ class Engine:
 
     def check_name_free(self, name: str) -> None:
         """Raises Conflict in Docker's words if a container has this name."""
-        if other := self.names.get(name):
+        if other := self.names.get(name) or next((one for one in self.creating if one.name == name), None):
             raise Conflict(
                 f'Conflict. The container name "/{name}" is already in use by container "{other.id}". '
                 "You have to remove (or rename) that container to be able to reuse that name."
@@ -123,7 +129,7 @@ class Engine:
 
     def containers_using(self, image: str) -> list[ContainerUse]:
         """The containers made from an image, for those who want to remove it."""
-        used = (one for one in self.containers.values() if one.record.Image == image)
+        used = (one for one in (*self.containers.values(), *self.creating) if one.record.Image == image)
         return [ContainerUse(one.id, one.record.State.Running) for one in used]
 
     def background(self, work: Coroutine[Any, Any, Any]) -> None:

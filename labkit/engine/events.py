@@ -37,8 +37,10 @@ class Events:
             "time": now // 10**9,
             "timeNano": now,
         }
-        if kind == "image":
+        if kind != "container":  # only containers and images have these older fields, as with dockerd
             del event["from"]
+        if kind not in ("container", "image"):
+            del event["status"], event["id"]
         self.recent.append(event)
         for queue in self.listeners:
             queue.put_nowait(event)
@@ -76,7 +78,7 @@ def matches(event: Event, filters: dict[str, list[str]]) -> bool:
             passed = event["Type"] in values
         elif name == "event":
             passed = any(event["Action"] == value or event["Action"].startswith(f"{value}:") for value in values)
-        elif name in ("container", "image"):
+        elif name in ("container", "image", "volume"):
             passed = event["Type"] == name and _names(event, values)
         elif name == "label":
             passed = all(_labelled(attributes, value) for value in values)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from labkit.engine import creation, disk, endpoints, naming, starting, stdio, validation
+from labkit.engine import creation, disk, endpoints, mountpoints, naming, starting, stdio, validation
 from labkit.engine.clock import rfc3339
 from labkit.engine.container import Container
 from labkit.engine.execution import carry_out
@@ -42,8 +42,10 @@ def now_ns() -> int:
     return time.time_ns()
 
 
-async def create(engine: Engine, body: CreateBody, name: str, context: TraceContext) -> tuple[Container, list[str]]:
-    """Make a container. Returns it with the warnings that the client shows."""
+async def create(
+    engine: Engine, body: CreateBody, name: str, context: TraceContext, version: tuple[int, int] = (1, 50)
+) -> tuple[Container, list[str]]:
+    """Make a container for a client of this API version. Returns it with the warnings that the client shows."""
     if name:
         validation.check_name(name)
     name = name.lstrip("/")
@@ -60,11 +62,12 @@ async def create(engine: Engine, body: CreateBody, name: str, context: TraceCont
     record.Name = f"/{name or random_name(engine.names)}"
     naming.check_links(engine, record.HostConfig)
     endpoints.configure(engine, record, body.NetworkingConfig)
+    record.MountPoints = mountpoints.resolve(engine, record, version)
     hosts = naming.hosts_text(record, naming.gateways(engine.networks), [])
     plan = creation.create_plan(record, engine.settings, hosts, naming.resolver_text(record, has_names=False))
     carry_out(engine, plan, identity, context)
     container = Container(record, engine.settings)
-    container.save(durable=True)
+    await mountpoints.complete(engine, container, context)
     engine.add(container)
     engine.events.publish("container", "create", identity, container.attributes())
     return container, warnings
@@ -89,7 +92,7 @@ async def start(engine: Engine, container: Container, context: TraceContext) -> 
             failure.__cause__ = error if error is not failure else error.__cause__
             _note_failure(container, str(failure), code)
     if container.record.HostConfig.AutoRemove:
-        await remove(engine, container, force=False)
+        await remove(engine, container, force=False, volumes=True)
     raise failure
 
 
@@ -97,8 +100,10 @@ async def _start(engine: Engine, container: Container, context: TraceContext) ->
     joined = endpoints.attach(engine, container)
     container.save()
     try:
+        mountpoints.mount(engine, container, context)
         await _run_plan(engine, container, joined, context)
     except LabkitError as error:
+        mountpoints.unmount(engine, container)
         failure = endpoints.explained(container, error)
         endpoints.release(engine, container)
         raise failure from (error if failure is not error else error.__cause__)
@@ -117,7 +122,8 @@ async def _run_plan(engine: Engine, container: Container, joined: endpoints.Join
     try:
         first.run_or_undo()
         with endpoints.host_netlink(joined, made):
-            started = await engine.spawner.start(container.id, plan, made.child, made.keep, write)
+            child = made.child | mountpoints.trees(first.context)
+            started = await engine.spawner.start(container.id, plan, child, made.keep, write)
     except LabkitError as error:
         if isinstance(error, StartFailed):
             first.undo()
@@ -125,6 +131,7 @@ async def _run_plan(engine: Engine, container: Container, joined: endpoints.Join
         raise
     finally:
         made.close()
+        mountpoints.close_trees(first.context)
     engine.traces.plan(started_span(container.id, plan, started, context, engine.spawner.pid, first.records))
     _running(container, started.pid, started.pidfd, started.descriptors, started.began)
     container.run.context = context
@@ -188,6 +195,7 @@ def adopt(engine: Engine, container: Container, process: Introduced | None) -> N
         _complete_bundle(engine, container)
         _running(container, process.pid, process.pidfd, process.descriptors, process.began)
         endpoints.adopt(engine, container, process.descriptors)
+        mountpoints.hold(engine, container)
         _note_frozen(container, paused)
         if process.outcome:
             engine.background(settle(engine, container, process.outcome))
@@ -199,7 +207,7 @@ def adopt(engine: Engine, container: Container, process: Introduced | None) -> N
     container.save()
     remove_bundle(container)
     if record.HostConfig.AutoRemove and record.State.Status == "exited":
-        engine.background(remove(engine, container, force=False))
+        engine.background(remove(engine, container, force=False, volumes=True))
 
 
 def _complete_bundle(engine: Engine, container: Container) -> None:
@@ -236,12 +244,13 @@ async def settle(engine: Engine, container: Container, outcome: Outcome, error: 
             engine.events.publish("container", "oom", container.id, container.attributes())
         attributes = container.attributes(exitCode=str(outcome.code))
         engine.events.publish("container", "die", container.id, attributes)
+        mountpoints.unmount(engine, container)
         run.end(outcome.code)
         if container.log:
             container.log.wake()
         container.renew()
     if container.record.HostConfig.AutoRemove:
-        await remove(engine, container, force=False)
+        await remove(engine, container, force=False, volumes=True)
 
 
 def _leave_networks(engine: Engine, container: Container) -> None:
@@ -392,8 +401,11 @@ async def rename(engine: Engine, container: Container, name: str) -> None:
     engine.events.publish("container", "rename", container.id, container.attributes(oldName=f"/{old}"))
 
 
-async def remove(engine: Engine, container: Container, force: bool) -> None:
-    """Remove a container with its writable layer and log. Raises Conflict if it runs and isn't forced."""
+async def remove(engine: Engine, container: Container, force: bool, volumes: bool = False) -> None:
+    """Remove a container with its writable layer and log, and if wished its anonymous volumes.
+
+    Raises Conflict if it runs and isn't forced.
+    """
     if container.run.running:
         if not force:
             what = "paused" if container.record.State.Paused else "running"
@@ -409,7 +421,7 @@ async def remove(engine: Engine, container: Container, force: bool) -> None:
             return
         container.record.State.Dead = True
         remove_bundle(container)
-        await asyncio.to_thread(disk.remove_tree, container.directory)
+        await asyncio.to_thread(disk.remove_trees, mountpoints.withdraw(engine, container, volumes))
         _forget(engine, container)
     await _release_image(engine, container.record.Image)
 

@@ -13,6 +13,7 @@ import msgspec
 
 from labkit.network.models import Endpoint, NetworkingConfig
 from labkit.network.publishing import Binding
+from labkit.volumes.models import Mount, MountPoint
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
 """How Go's encoding/json writes a time that was never set."""
@@ -150,7 +151,7 @@ class HostConfig(Struct):
     CpuPercent: int = 0
     IOMaximumIOps: int = 0
     IOMaximumBandwidth: int = 0
-    Mounts: list[Any] | msgspec.UnsetType | None = msgspec.UNSET
+    Mounts: list[Mount] | msgspec.UnsetType | None = msgspec.UNSET
     MaskedPaths: list[str] | None = None
     ReadonlyPaths: list[str] | None = None
     Init: bool | msgspec.UnsetType | None = msgspec.UNSET
@@ -204,6 +205,8 @@ class ContainerRecord(Struct):
     HostConfig: HostConfig
     Layers: list[str] = msgspec.field(default_factory=list)
     """The image's snapshots, topmost first, below the image store: they stay even if the image is removed by force."""
+    MountPoints: dict[str, MountPoint] = msgspec.field(default_factory=dict)
+    """By destination, see `labkit.engine.mountpoints`."""
     Platform: str = "linux"
     RestartCount: int = 0
     MountLabel: str = ""

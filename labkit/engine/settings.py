@@ -38,6 +38,10 @@ class Settings:
         return os.path.join(self.data_root, "images")
 
     @property
+    def volumes(self) -> str:
+        return os.path.join(self.data_root, "volumes")
+
+    @property
     def hub(self) -> str:
         """The store of `labkit hub`, a stand-in for Docker Hub."""
         return os.path.join(self.data_root, "hub")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.engine.models import ContainerRecord, HostConfig
+from labkit.engine.mounts import combine, root_propagation
 from labkit.engine.users import Identity
 from labkit.kernel.capabilities import NUMBERS
 from labkit.kernel.devices import DEFAULT
@@ -46,7 +47,8 @@ class Facts:
     """What a spec depends on besides the record: where things lie, who the user is, what the machine has.
 
     `devices` are those of `--device` and `--privileged`, in the spec's own form. `network` is the path of a network
-    namespace to join, empty for one of its own; `files` is where hosts and resolv.conf lie, if not in `directory`.
+    namespace to join, empty for one of its own; `files` is where hosts and resolv.conf lie, if not in `directory`;
+    `mounts` are what a user mounts.
     """
 
     root: str
@@ -57,6 +59,7 @@ class Facts:
     devices: tuple[Spec, ...] = ()
     network: str = ""
     files: str = ""
+    mounts: tuple[Spec, ...] = ()
 
 
 def build(record: ContainerRecord, facts: Facts, seccomp: Spec | None) -> Spec:
@@ -151,7 +154,7 @@ def _names(names: list[str] | None) -> tuple[str, ...]:
 
 
 def mounts(record: ContainerRecord, facts: Facts) -> list[Spec]:
-    """Docker's default mounts, the files that the engine writes for each container, and tmpfs mounts."""
+    """Docker's default mounts, a user's, and the files that the engine writes for each container."""
     host = record.HostConfig
     access = "rw" if host.Privileged else "ro"
     size = host.ShmSize or SHM_SIZE
@@ -166,13 +169,12 @@ def mounts(record: ContainerRecord, facts: Facts) -> list[Spec]:
         _mount("/dev/mqueue", "mqueue", "mqueue", *_MEMORY_TMPFS),
         *([] if host.IpcMode == "none" else [_shm(host, size)]),
     ]
-    for name in ("resolv.conf", "hostname", "hosts"):
-        found.append(_mount(f"/etc/{name}", "bind", f"{facts.files or facts.directory}/{name}", "rbind", "rprivate"))
-    for target, options in sorted((host.Tmpfs or {}).items()):
-        found.append(
-            _mount(target, "tmpfs", "tmpfs", "nosuid", "nodev", "noexec", *options.split(",") if options else ())
-        )
-    return found
+    folder = facts.files or facts.directory
+    files = [
+        _mount(f"/etc/{name}", "bind", f"{folder}/{name}", "rbind", "rprivate")
+        for name in ("resolv.conf", "hostname", "hosts")
+    ]
+    return combine(found, files, facts.mounts, host.ReadonlyRootfs)
 
 
 def _shm(host: HostConfig, size: int) -> Spec:
@@ -194,6 +196,7 @@ def linux(record: ContainerRecord, facts: Facts) -> Spec:
         "resources": resources(host, facts.devices),
         "devices": [device["node"] for device in facts.devices],
         "sysctl": sysctls(host, facts.network),
+        **root_propagation(facts.mounts),
     }
     if not host.Privileged:
         found["maskedPaths"] = list(MASKED if host.MaskedPaths is None else host.MaskedPaths)

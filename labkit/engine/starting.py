@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from labkit.engine import spec, users
+from labkit.engine import mounts, spec, users
 from labkit.engine.container import Container
 from labkit.engine.endpoints import NOTHING_JOINED, Joined
 from labkit.engine.models import ContainerRecord, DeviceMapping
@@ -53,16 +53,20 @@ def prepare(
         devices=devices,
         network=joined.namespace,
         files=joined.files,
+        mounts=tuple(mounts.user_mounts(record, settings)),
     )
     seccomp = filter_of(record, machine)
     found = spec.build(record, facts, seccomp.oci)
     os.makedirs(container.rootfs, mode=0o710, exist_ok=True)
     layers = layers_of(container)
-    files = frozenset(mount["source"] for mount in found["mounts"] if os.path.isfile(mount["source"]))
+    binds = [mount["source"] for mount in found["mounts"] if mount["type"] == "bind"]
+    files = frozenset(source for source in binds if os.path.exists(source) and not os.path.isdir(source))
     rows, columns = record.HostConfig.ConsoleSize
     streams = (*(["stdin"] if record.Config.OpenStdin else []), "stdout", "stderr")
     size, network = (rows, columns), tuple(joined.operations)
-    return found, plans.start_plan(found, machine, layers, files, seccomp.program, size, streams, prelude, network)
+    bases = mounts.bases(record, settings)
+    plan = plans.start_plan(found, machine, layers, files, seccomp.program, size, streams, prelude, network, bases)
+    return found, plan
 
 
 def write_config(container: Container, found: Spec) -> None:

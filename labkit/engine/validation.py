@@ -161,9 +161,6 @@ def _check_security(host: HostConfig) -> None:
 
 
 _LATER = {
-    "Binds": "bind mounts and volumes",
-    "Mounts": "bind mounts and volumes",
-    "VolumesFrom": "volumes",
     "Init": "--init",
     "DeviceRequests": "device requests (--gpus)",
     "DeviceCgroupRules": "--device-cgroup-rule",
@@ -176,7 +173,6 @@ _LATER = {
     "CpuRealtimePeriod": "real-time CPU limits",
     "CpuRealtimeRuntime": "real-time CPU limits",
     "StorageOpt": "storage options",
-    "VolumeDriver": "volume drivers",
 }
 """Fields of HostConfig that ask for something that labkit can't do yet, and what that is."""
 
@@ -215,9 +211,6 @@ def _check_modes(config: Config, host: HostConfig) -> list[str]:
     warnings += _check_network(host)
     if config.Healthcheck and (config.Healthcheck.Test or ["NONE"])[0] != "NONE":
         warnings.append("labkit does not run health checks yet: the container will have no health status.")
-    if config.Volumes:
-        paths = ", ".join(sorted(config.Volumes))
-        warnings.append(f"labkit has no volumes yet: {paths} is part of the container's writable layer.")
     return warnings
 
 

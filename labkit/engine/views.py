@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from labkit.engine import mounts
 from labkit.engine.clock import parse_rfc3339
 from labkit.engine.container import Container
 from labkit.engine.execs import Exec
@@ -51,7 +52,7 @@ def inspect(container: Container, size: bool) -> View:
         "ExecIDs": [one.id for one in container.execs.values() if one.run.running] or None,
         "HostConfig": host,
         "GraphDriver": graph_driver(container),
-        "Mounts": [],
+        "Mounts": mounts.views(record, container.settings),
         "Config": record.Config,
         "NetworkSettings": network_settings(container),
     }
@@ -123,7 +124,7 @@ def summary(container: Container, image: str, now: float) -> View:
         "Status": status(container, now),
         "HostConfig": {"NetworkMode": record.HostConfig.NetworkMode},
         "NetworkSettings": {"Networks": record.Networks},
-        "Mounts": [],
+        "Mounts": mounts.views(record, None),
     }
 
 
@@ -267,6 +268,9 @@ class Filter:
             "before": lambda _: created < self.bounds["before"],
             "since": lambda _: created > self.bounds["since"],
             "ancestor": lambda _: record.Image in self.images,
+            "volume": lambda value: any(
+                value in (point.Name or point.Source, point.Destination) for point in record.MountPoints.values()
+            ),
         }
         if name == "label":
             return all(self._labelled(record.Config.Labels or {}, value) for value in values)

@@ -1,4 +1,4 @@
-"""Copy-up: an empty volume is filled with what the image has at its place (moby `container/container_unix.go`, CopyDir).
+"""Copy-up: an empty volume is filled with what the image has at its place (moby `container/container_unix.go`).
 
 Read through the layers as overlayfs would show them, written over directory descriptors that no link leads out of:
 owners, modes, times, extended attributes, hard links, holes, devices. A volume is filled whole or not at all: the copy
@@ -50,6 +50,8 @@ class FillVolume(Operation):
 
     def run(self, context: Context) -> Result:
         with disk_errors(f"filling the volume {os.path.basename(self.folder)}"), LayerStack(self.layers) as stack:
+            if self.staged:
+                finish_moving(self.folder)
             nodes = stack.below(self.path)
             top = next(nodes, None)
             if top is None or os.listdir(f"{self.folder}/_data"):
@@ -113,9 +115,18 @@ def finish_moving(folder: str) -> None:
         return
     with _opened(whole) as source, _opened(os.path.join(folder, "_data")) as target:
         for name in os.listdir(source):
-            os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
+            if not _exists(name, target):  # what a container has made under that name meanwhile stays
+                os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
         _copy_attributes(source, target, os.fstat(source))
-    os.rmdir(whole)
+    shutil.rmtree(whole)
+
+
+def _exists(name: str, directory: int) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @contextmanager
@@ -178,6 +189,8 @@ class _Copier:
         parts = relative.split(b"/")
         self.leave(len(parts))
         directory, name, mode = self.way[-1].descriptor, parts[-1], node.status.st_mode
+        if stat.S_ISSOCK(mode):
+            return 0  # without the program that listens to it, it is nothing
         if stat.S_ISDIR(mode):
             os.mkdir(name, 0o700, dir_fd=directory)
             self.enter(node, os.open(name, _DIRECTORY, dir_fd=directory))
@@ -214,8 +227,6 @@ class _Copier:
         status = node.status
         if stat.S_ISLNK(status.st_mode):
             os.symlink(self.stack.read_link(node), name, dir_fd=directory)
-        elif stat.S_ISSOCK(status.st_mode):
-            return 0  # without the program that listens to it, it is nothing
         else:
             os.mknod(name, status.st_mode & ~0o7777 | 0o600, status.st_rdev, dir_fd=directory)
         os.chown(name, status.st_uid, status.st_gid, dir_fd=directory, follow_symlinks=False)

@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping
 
 from labkit.errors import InvalidParameter, NotFound
-from labkit.kernel.mounts import OPPOSITES, OPTIONS, PROPAGATION, Mount
+from labkit.kernel.constants import MS_BIND, MS_RDONLY
+from labkit.kernel.mounts import OPPOSITES, OPTIONS, PROPAGATION, MakeReadOnly, Mount, SetPropagation
+from labkit.plan import Operation
 from labkit.volumes.models import LOCAL
 
 _CHARACTERS = "[a-zA-Z0-9][a-zA-Z0-9_.-]"
@@ -51,15 +53,20 @@ def check_options(options: Mapping[str, str]) -> None:
                 raise InvalidParameter(f'missing required option: "{other}"')
 
 
-def mount_of(options: Mapping[str, str], target: str) -> Mount:
-    """The operation that mounts a volume with these options at its directory."""
-    flags = 0
+def mount_of(options: Mapping[str, str], target: str) -> list[Operation]:
+    """The operations that mount a volume with these options at its directory."""
+    flags = propagation = 0
     data = []
     for word in filter(None, options.get("o", "").split(",")):
-        if word in OPTIONS or word in PROPAGATION:
-            flags |= OPTIONS.get(word, 0) | PROPAGATION.get(word, 0)
+        if word in PROPAGATION:
+            propagation = PROPAGATION[word]
+        elif word in OPTIONS:
+            flags |= OPTIONS[word]
         elif word in OPPOSITES:
             flags &= ~OPTIONS[OPPOSITES[word]]
         elif word != "defaults":
             data.append(word)
-    return Mount(options["device"], target, options["type"], flags, ",".join(data))
+    found: list[Operation] = [Mount(options["device"], target, options["type"], flags, ",".join(data))]
+    if flags & MS_BIND and flags & MS_RDONLY:
+        found.append(MakeReadOnly(target, mounted=True))  # mount(2): with MS_BIND other flags are ignored
+    return [*found, *([SetPropagation(target, propagation)] if propagation else [])]
