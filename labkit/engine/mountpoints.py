@@ -7,6 +7,7 @@ binds and mounts take their places, and the image's own volumes take what is lef
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 import time
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from labkit.engine import disk
+from labkit.engine import disk, mounts
 from labkit.engine.models import ContainerRecord, HostConfig
 from labkit.engine.traces import PlanSpan
 from labkit.engine.volumes import write_aside
 from labkit.errors import InvalidParameter, LabkitError, NotFound
 from labkit.images.stack import LayerStack
 from labkit.kernel import mountinfo
+from labkit.kernel.paths import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
 from labkit.plan import Context, Plan, Record, Step
 from labkit.trace import TraceContext
 from labkit.volumes import grammar
@@ -205,6 +207,8 @@ def mount(engine: Engine, container: Container, trace: TraceContext) -> None:
             _check_source(point, engine.settings.data_root)
     names = [point.Name for point in points if point.Type == "volume"]
     engine.volumes.mount(names, container.id, trace)
+    for path, base in mounts.bases(container.record, engine.settings).items():
+        _check_subpath(path, base)
     for point in points:
         if point.Type == "volume":
             attributes = {"container": container.id, "destination": point.Destination, "driver": point.Driver}
@@ -253,6 +257,19 @@ def _check_source(point: MountPoint, root: str) -> None:
             raise LabkitError(f"error while creating mount source path '{point.Source}': {reason}") from error
     if point.Propagation.endswith(("shared", "slave")) and not _is_relaxed(point, root):
         _check_sharing(point)
+
+
+def _check_subpath(path: str, base: str) -> None:
+    """A part of a volume must be there, and lie in it. The container's init opens it in the same way, once more."""
+    volume = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(openat2(volume, path[len(base) + 1 :], os.O_PATH, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS))
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise InvalidParameter(f"path concatenation escapes the base directory: {base}, {path}") from error
+        raise NotFound(f"cannot access path {path}: {(error.strerror or '').lower()}") from error
+    finally:
+        os.close(volume)
 
 
 def _is_relaxed(point: MountPoint, root: str) -> bool:

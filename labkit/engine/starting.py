@@ -29,6 +29,10 @@ from labkit.runtime import plans
 from labkit.runtime.spawning import StartFailed
 
 Spec = dict[str, Any]
+_WRONG_KIND = (
+    "Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is "
+    "the expected type"
+)
 _MODES = {"c": stat.S_ISCHR, "b": stat.S_ISBLK}
 
 
@@ -173,6 +177,8 @@ def explain_failure(container: Container, error: LabkitError) -> tuple[LabkitErr
     if not isinstance(cause, KernelError):
         return error, 128
     prefix = "failed to create task for container: failed to create shim task: OCI runtime create failed: "
+    if cause.operation == "AttachTree" and cause.errno == errno.ENOTDIR:
+        return InvalidParameter(f"{prefix}{cause.call}: not a directory: unknown: {_WRONG_KIND}"), 127
     if cause.operation != "Execute":
         return LabkitError(f"{prefix}{cause}"), 128
     reason, code = exec_failure(cause, container.record.Path)

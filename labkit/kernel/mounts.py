@@ -232,6 +232,8 @@ class AttachTree(Operation):
         point = open_mount_point(self.target, self.directory)
         try:
             _refuse_proc(point, self.source, self.target)
+            if stat.S_ISDIR(os.fstat(fd).st_mode) != stat.S_ISDIR(os.fstat(point).st_mode):
+                raise KernelError("mount", errno.ENOTDIR)  # as mount(2) says it; move_mount(2) has EINVAL for all
             ready = self._set_attributes(fd)
             syscalls.move_mount(fd, "", point)
         finally:
@@ -460,7 +462,7 @@ def _refuse_proc(point: int, source: str, target: str) -> None:
     if path == "/proc":
         if source != "/proc":
             raise KernelError("mount", errno.EPERM, f'"{target}" cannot be mounted because it is not of type proc')
-    elif path not in _REPLACEABLE and os.fstat(point).st_dev == os.stat("/proc").st_dev != os.stat("/").st_dev:
+    elif path not in _REPLACEABLE and os.path.ismount("/proc") and os.fstat(point).st_dev == os.stat("/proc").st_dev:
         raise KernelError("mount", errno.EPERM, f'"{target}" cannot be mounted because it is inside /proc')
 
 
