@@ -390,6 +390,15 @@ def announce(engine: Engine, container: Container, network: Network) -> None:
         engine.directory.join(network.id, network.name, Member(endpoint.EndpointID, known, *addresses, container.name))
 
 
+def announce_again(engine: Engine, container: Container) -> None:
+    """A container has another name: if it runs, it is found by that from now on, and no more by the old one."""
+    for endpoint in container.record.Networks.values():
+        network = engine.networks.found.get(endpoint.NetworkID)
+        if endpoint.EndpointID and network and network.has_names:
+            endpoint.DNSNames = names_of(container, endpoint)
+            announce(engine, container, network)
+
+
 def sight(engine: Engine, container: Container) -> Sight:
     """What a container's name server may tell it."""
     attached = [endpoint.NetworkID for endpoint in container.record.Networks.values() if endpoint.EndpointID]

@@ -397,6 +397,7 @@ async def rename(engine: Engine, container: Container, name: str) -> None:
         engine.names.pop(old)
         container.record.Name = f"/{name}"
         engine.names[name] = container
+        endpoints.announce_again(engine, container)
         container.save(durable=True)
     engine.events.publish("container", "rename", container.id, container.attributes(oldName=f"/{old}"))
 
