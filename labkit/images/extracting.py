@@ -150,7 +150,10 @@ class _Extractor:
         if path == self._place or not self._holds(path):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(path))
         parent = self._directory(parent_path)
-        os.mkdir(base, 0o700, dir_fd=parent)
+        try:
+            os.mkdir(base, 0o700, dir_fd=parent)
+        except FileExistsError:
+            return  # a link that leads to nothing; or the container was faster
         made = os.open(base, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
         try:
             os.fchown(made, 0, 0)
