@@ -1,4 +1,4 @@
-"""labkit's own routes for traces: what an action did, as data (`labkit.explain` tells it)."""
+"""labkit's own routes: what an action did, how the network is now, as data (`labkit.explain` tells it)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 
 from labkit.api.http import Answer, Request, Response, Route
 from labkit.engine.engine import Engine
+from labkit.engine.topology import topology as read_topology
 from labkit.engine.traces import UNKEPT, RequestSpan, Trace, to_json
 from labkit.errors import NotFound
 
@@ -53,7 +54,15 @@ def routes(engine: Engine) -> list[Route]:
         """One trace, whole: by its ID, or `last`."""
         return _json(to_json(_find(engine, request.params["id"])))
 
-    return [Route("GET", "/labkit/traces", listed), Route("GET", "/labkit/traces/{id}", one)]
+    async def topology(request: Request) -> Answer:
+        """The network as it is now (`labkit.engine.topology`)."""
+        return _json(read_topology(engine))
+
+    return [
+        Route("GET", "/labkit/traces", listed),
+        Route("GET", "/labkit/traces/{id}", one),
+        Route("GET", "/labkit/topology", topology),
+    ]
 
 
 def _find(engine: Engine, identity: str) -> Trace:

@@ -89,6 +89,17 @@ def _read_link(body: bytes) -> Link:
     return Link(index, name, alias, master, bool(flags & _UP))
 
 
+def read_addresses(netlink: Netlink) -> dict[int, list[str]]:
+    """The addresses of a namespace's links, with their prefix lengths, by the index of the link."""
+    found: dict[int, list[str]] = {}
+    for body in netlink.send(Message(GETADDR, DUMP, _ADDRESS.pack(0, 0, 0, 0, 0), "")):
+        family, length, _, _, index = _ADDRESS.unpack_from(body)
+        parts = attributes(body[_ADDRESS.size :])
+        if address := parts.get(_IFA_LOCAL) or parts.get(_IFA_ADDRESS):
+            found.setdefault(index, []).append(f"{socket.inet_ntop(family, address)}/{length}")
+    return found
+
+
 def read_networks(netlink: Netlink) -> list[str]:
     """The networks that this host has routes to or addresses in, as CIDR; default routes left out."""
     found = set()
@@ -97,12 +108,8 @@ def read_networks(netlink: Netlink) -> list[str]:
         destination = attributes(body[_ROUTE.size :]).get(_RTA_DST)
         if destination and length and table == _MAIN_TABLE:
             found.add(f"{socket.inet_ntop(family, destination)}/{length}")
-    for body in netlink.send(Message(GETADDR, DUMP, _ADDRESS.pack(0, 0, 0, 0, 0), "")):
-        family, length, *_ = _ADDRESS.unpack_from(body)
-        address = attributes(body[_ADDRESS.size :]).get(_IFA_ADDRESS)
-        if address:
-            interface = ipaddress.ip_interface(f"{socket.inet_ntop(family, address)}/{length}")
-            found.add(str(interface.network))
+    for addresses in read_addresses(netlink).values():
+        found |= {str(ipaddress.ip_interface(address).network) for address in addresses}
     return sorted(found)
 
 
