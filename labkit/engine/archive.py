@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from labkit.engine import execution, starting
+from labkit.engine import execution, mountpoints, starting
 from labkit.engine.clock import rfc3339
 from labkit.engine.container import Container
 from labkit.errors import Conflict, InvalidParameter, LabkitError, NotFound
@@ -217,24 +217,29 @@ def _open_root(engine: Engine, container: Container, writable: bool, trace: Trac
     if container.id not in engine.containers:
         raise NotFound(f"No such container: {container.id}")
     run = container.run
-    operation = TakeRoot(run.pid) if run.running else _mount_root(container, writable)
-    context = Context({"target": run.pidfd})
+    if run.running:
+        return _carry_out(engine, container, TakeRoot(run.pid), trace)
+    with mountpoints.seen_from_outside(engine, container, trace) as binds:
+        return _carry_out(engine, container, _mount_root(container, binds, writable), trace)
+
+
+def _carry_out(engine: Engine, container: Container, operation: Operation, trace: TraceContext) -> int:
+    context = Context({"target": container.run.pidfd})
     execution.carry_out(engine, Plan("copy", (Step("daemon", operation),)), container.id, trace, context)
     return context.descriptors[ROOT]
 
 
-def _mount_root(container: Container, writable: bool) -> Operation:
+def _mount_root(container: Container, binds: tuple[Bind, ...], writable: bool) -> Operation:
     layers = starting.layers_of(container)
     over = os.path.dirname(layers.upper)
-    return MountRoot(
-        layers.base, layers.lower, layers.upper, layers.work, over, OVERLAY_OPTIONS, binds_of(container), writable
-    )
+    inside = (*binds, *files_of(container, frozenset(target for target, _, _ in binds)))
+    return MountRoot(layers.base, layers.lower, layers.upper, layers.work, over, OVERLAY_OPTIONS, inside, writable)
 
 
-def binds_of(container: Container) -> tuple[Bind, ...]:
-    """What of the host is seen in a container that doesn't run, as if it ran: its own files of /etc."""
+def files_of(container: Container, taken: frozenset[str] = frozenset()) -> tuple[Bind, ...]:
+    """A container's own files of /etc, unless something else is mounted there."""
     files = ((f"/etc/{name}", os.path.join(container.directory, name)) for name in ("resolv.conf", "hostname", "hosts"))
-    return tuple((target, source, False) for target, source in files if os.path.exists(source))
+    return tuple((target, source, False) for target, source in files if target not in taken and os.path.exists(source))
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,6 +25,7 @@ from labkit.errors import InvalidParameter, LabkitError, NotFound
 from labkit.images.stack import LayerStack
 from labkit.kernel import mountinfo
 from labkit.kernel.paths import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
+from labkit.kernel.roots import Bind
 from labkit.plan import Context, Plan, Record, Step
 from labkit.trace import TraceContext
 from labkit.volumes import grammar
@@ -208,7 +210,7 @@ def mount(engine: Engine, container: Container, trace: TraceContext) -> None:
     names = [point.Name for point in points if point.Type == "volume"]
     engine.volumes.mount(names, container.id, trace)
     for path, base in mounts.bases(container.record, engine.settings).items():
-        _check_subpath(path, base)
+        os.close(open_subpath(path, base))  # the container's init opens it in the same way, once more
     for point in points:
         if point.Type == "volume":
             attributes = {"container": container.id, "destination": point.Destination, "driver": point.Driver}
@@ -259,11 +261,34 @@ def _check_source(point: MountPoint, root: str) -> None:
         _check_sharing(point)
 
 
-def _check_subpath(path: str, base: str) -> None:
-    """A part of a volume must be there, and lie in it. The container's init opens it in the same way, once more."""
+@contextmanager
+def seen_from_outside(engine: Engine, container: Container, trace: TraceContext) -> Iterator[tuple[Bind, ...]]:
+    """What a container that doesn't run would have mounted of the host, outer mounts first, for who takes its root.
+
+    Volumes with options are mounted meanwhile; what can't be seen (a source that is gone) is left out.
+    """
+    record, settings = container.record, engine.settings
+    within = mounts.bases(record, settings)
+    engine.volumes.mount(volume_names(record.MountPoints), container.id, trace)
+    with ExitStack() as opened:
+        opened.callback(engine.volumes.unmount, container.id, trace)
+        found = []
+        for entry in mounts.user_mounts(record, settings):
+            path = entry["source"]
+            if path in within:  # somebody else's choice: held open, so that no link can lead it elsewhere meanwhile
+                part = open_subpath(path, within[path])
+                opened.callback(os.close, part)
+                path = f"/proc/self/fd/{part}"
+            if entry["type"] == "bind" and os.path.exists(path):
+                found.append((entry["destination"], path, bool({"ro", "rro"} & set(entry["options"]))))
+        yield tuple(found)
+
+
+def open_subpath(path: str, base: str) -> int:
+    """A descriptor of a part of a volume, which must be there and lie in it. Raises NotFound, InvalidParameter."""
     volume = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.close(openat2(volume, path[len(base) + 1 :], os.O_PATH, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS))
+        return openat2(volume, path[len(base) + 1 :], os.O_PATH, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
     except OSError as error:
         if error.errno == errno.EXDEV:
             raise InvalidParameter(f"path concatenation escapes the base directory: {base}, {path}") from error

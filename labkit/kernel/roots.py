@@ -199,6 +199,7 @@ def _make(root: int, path: str, directory: bool) -> None:
 def _bind(root: int, bind: Bind) -> None:
     """Attach a bind at its mount point, which is reached through a descriptor: no link can lead it elsewhere."""
     target, source, read_only = bind
+    _make_point(root, bind)  # one inside another bind has not been there to be made before
     point = _open_point(root, target)
     try:
         syscalls.mount(source, f"/proc/self/fd/{point}", None, c.MS_BIND | c.MS_REC)
