@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from labkit.kernel.links import Link, read_addresses, read_links
 from labkit.kernel.netlink import Netlink
-from labkit.network.planning import veth_name
+from labkit.kernel.resolver import ADDRESS
+from labkit.network.planning import PREFIX, veth_name
 
 if TYPE_CHECKING:
     from labkit.engine.container import Container
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from labkit.network.publishing import Binding
 
 Json = dict[str, Any]
+_NAMES = socket.inet_aton(ADDRESS)[::-1].hex().upper()  # the name server's own socket is the daemon's
 _LISTENING = "0A"  # TCP_LISTEN of the kernel's tcp_states.h, as proc_net_tcp has it
 
 
@@ -27,9 +31,8 @@ def topology(engine: Engine) -> Json:
     with Netlink() as netlink:
         links = {link.name: link for link in read_links(netlink)}
         addresses = read_addresses(netlink)
-    bridges = {network.record.Bridge for network in engine.networks.found.values()}
     masters = {link.index: link.name for link in links.values()}
-    outside = [link for link in links.values() if _is_outside(link, bridges, masters)]
+    outside = [link for link in links.values() if _is_outside(link, addresses.get(link.index, ()))]
     running = [container for container in engine.containers.values() if container.run.running]
     return {
         "host": os.uname().nodename,
@@ -40,9 +43,10 @@ def topology(engine: Engine) -> Json:
     }
 
 
-def _is_outside(link: Link, bridges: set[str], masters: dict[int, str]) -> bool:
-    """Whether it is one of the host's own: no bridge of labkit's, nor a container's end."""
-    return link.name not in bridges and masters.get(link.master) not in bridges and link.up
+def _is_outside(link: Link, addresses: Sequence[str]) -> bool:
+    """Whether the host has it to be reached by: it has addresses, and is no bridge of labkit's."""
+    routable = [address for address in addresses if not address.startswith("fe80:")]
+    return link.up and bool(routable) and not link.alias.startswith(PREFIX)
 
 
 def _network(network: Network, links: dict[str, Link]) -> Json:
@@ -109,5 +113,6 @@ def listening(pid: int) -> list[int]:
                 rows = [line.split() for line in file.readlines()[1:]]
         except OSError:
             continue  # it ends at this moment, or has no IPv6
-        found |= {int(row[1].rsplit(":", 1)[1], 16) for row in rows if row[3] == _LISTENING}
+        places = [row[1].rsplit(":", 1) for row in rows if row[3] == _LISTENING]
+        found |= {int(port, 16) for address, port in places if address != _NAMES}
     return sorted(found)

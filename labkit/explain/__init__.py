@@ -17,7 +17,9 @@ from labkit.errors import NotFound
 from labkit.explain.choice import Choice
 from labkit.explain.decode import Style
 from labkit.explain.telling import Data, tell
+from labkit.explain.topology import Topology, narrowed
 from labkit.explain.tree import Explanation, Usage
+from labkit.explain.way import Way, way
 from labkit.trace import Span
 
 if TYPE_CHECKING:
@@ -29,9 +31,9 @@ _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _LAST = "last"
 
 
-def explain(client: Client, argv: Sequence[str], client_spans: Sequence[Span]) -> Explanation | Usage:
+def explain(client: Client, argv: Sequence[str], client_spans: Sequence[Span]) -> Explanation | Usage | Topology | Way:
     """What `argv` asks for: nothing for the last action, else a container, an image that
-    was pulled or pushed, a trace ID or a request.
+    was pulled or pushed, a trace ID or a request; with `--topology` the network as it is, with `--way` a packet's way.
 
     `client_spans` are those of the asker's last action. NotFound if the engine keeps no such trace; StatusError in
     Docker's wording for words that don't fit.
@@ -40,6 +42,10 @@ def explain(client: Client, argv: Sequence[str], client_spans: Sequence[Span]) -
         given = parse("labkit", EXPLAIN, ("explain",), argv)
     except HelpWanted as wanted:
         return Usage(command_help("labkit", wanted.command, wanted.path))
+    if given.flag("topology"):
+        return Topology(narrowed(_ask(client, "/labkit/topology"), " ".join(given.arguments)))
+    if port := given.text("way"):
+        return way(_ask(client, "/labkit/topology"), port)
     stable = given.flag("no-times")
     only = frozenset(filter(None, given.text("only").split(",")))
     calls = bool(given.options.get("calls", True)) and not given.flag("no-calls")

@@ -51,7 +51,7 @@ SYSTEM_COMMANDS = (
         (
             INSPECT_FORMAT,
             Flag("size", "s", "bool", "Display total file sizes if the type is container"),
-            Flag("type", "", "string", "Only inspect objects of the given type", complete="container|image"),
+            Flag("type", "", "string", "Only inspect objects of the given type", complete="container|image|network|volume"),
         ),
         1,
         -1,
@@ -100,6 +100,8 @@ EXPLAIN = Command(
             "no-times", "", "bool", "Leave out what differs from run to run: times, process IDs, IDs, own directories"
         ),
         Flag("only", "", "string", "Operations or calls to show, comma-separated (SetHostname,pivot_root)"),
+        Flag("topology", "", "bool", "Show links, bridges and containers as they are now (of one of these)"),
+        Flag("way", "", "string", "Show the way of a packet to a published port (8080, 192.0.2.7:53/udp)"),
     ),
     most=-1,
     complete=("container",),
