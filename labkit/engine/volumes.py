@@ -178,12 +178,16 @@ def view(volumes: Volumes, volume: Volume) -> dict[str, Any]:
     return {
         "CreatedAt": volume.CreatedAt,
         "Driver": volume.Driver,
-        "Labels": volume.Labels,
+        "Labels": _sorted(volume.Labels),
         "Mountpoint": volumes.store.mountpoint(volume.Name),
         "Name": volume.Name,
-        "Options": volume.Options,
+        "Options": _sorted(volume.Options),
         "Scope": "local",
     }
+
+
+def _sorted(pairs: dict[str, str] | None) -> dict[str, str] | None:
+    return None if pairs is None else dict(sorted(pairs.items()))
 
 
 def is_anonymous(volume: Volume) -> bool:

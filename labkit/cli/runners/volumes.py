@@ -59,10 +59,10 @@ def ls(session: Session, given: Invocation) -> None:
     session.out(write_rows(template, map(volume_row, volumes), _HEADERS, "*formatter.volumeContext"))
 
 
-def _natural(volume: Mapping[str, Any]) -> list[tuple[int, str]]:
+def _natural(volume: Mapping[str, Any]) -> list[tuple[int, int, str]]:
     """`v2` before `v10`: numbers within a name count as numbers."""
     parts = re.findall(r"\d+|\D+", volume["Name"])
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
 
 
 def volume_row(volume: Mapping[str, Any]) -> Row:
