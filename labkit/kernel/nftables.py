@@ -329,8 +329,8 @@ class PublishPort(Operation):
             nft.transact(*self._messages(), fd=_socket(context))
         except KernelError as error:
             if error.errno == errno.EEXIST:
-                wildcard = "::" if ":" in self.ip else "0.0.0.0"
-                error.hint = f"Bind for {self.host_ip or wildcard}:{self.host_port} failed: port is already allocated"
+                host_ip = self.host_ip or _wildcard(self.ip)
+                error.hint = f"Bind for {host_ip}:{self.host_port} failed: port is already allocated"
                 error.args = (error.call, error.errno, error.hint, error.operation)
             raise
         return self._element()[1].text
@@ -351,12 +351,21 @@ class PublishPort(Operation):
         return any(nft.packed_value(declared, element) in answer for answer in answers)
 
     def describe(self) -> str:
-        host = f"[{self.host_ip}]" if ":" in self.host_ip else self.host_ip
         ip = f"[{self.ip}]" if ":" in self.ip else self.ip
-        return f"publish {host}:{self.host_port}/{self.protocol} to {ip}:{self.port}"
+        return f"lead {_host_port(self)} to {ip}:{self.port}"
 
     def shell(self) -> str:
         return "\n".join(f"nft {shlex.quote(message.text)}" for message in self._messages())
+
+
+def _wildcard(ip: str) -> str:
+    return "::" if ":" in ip else "0.0.0.0"
+
+
+def _host_port(operation: PublishPort | UnpublishPort) -> str:
+    host_ip = operation.host_ip or _wildcard(operation.ip)
+    shown = f"[{host_ip}]" if ":" in host_ip else host_ip
+    return f"{shown}:{operation.host_port}/{operation.protocol}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +389,7 @@ class UnpublishPort(Operation):
         return None
 
     def describe(self) -> str:
-        return f"publish {self.host_ip}:{self.host_port}/{self.protocol} no longer"
+        return f"lead {_host_port(self)} nowhere"
 
     def shell(self) -> str:
         return f"nft {shlex.quote(self._message().text)}"

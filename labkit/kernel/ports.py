@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,7 +22,6 @@ _KINDS = {
     "sctp": (socket.SOCK_STREAM, getattr(socket, "IPPROTO_SCTP", 132)),
 }
 _BACKLOG = 4096  # the kernel has its own limit, net.core.somaxconn
-_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 def bound(protocol: str, host_ip: str, host_port: int) -> socket.socket:
