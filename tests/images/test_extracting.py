@@ -209,7 +209,7 @@ def test_sparse_files_keep_their_holes(place: Place, tmp_path: Path) -> None:
 def test_a_directory_that_turns_into_a_link_leads_nowhere(place: Place, tmp_path: Path) -> None:
     """A directory and a link out of the root change places all the time: nothing ever lands outside."""
     (place.root / "t/one").mkdir()
-    (place.root / "t/two").symlink_to(f"../../../../{tmp_path}")
+    (place.root / "t/two").symlink_to(tmp_path)
     refused = 0
     with swapping(place.root / "t/one", place.root / "t/two"):
         for number in range(300):
