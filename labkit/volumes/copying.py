@@ -114,10 +114,11 @@ def finish_moving(folder: str) -> None:
     if not os.path.lexists(whole):
         return
     with _opened(whole) as source, _opened(os.path.join(folder, "_data")) as target:
+        status = os.fstat(source)  # before anything moves out, which changes its time
         for name in os.listdir(source):
             if not _exists(name, target):  # what a container has made under that name meanwhile stays
                 os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
-        _copy_attributes(source, target, os.fstat(source))
+        _copy_attributes(source, target, status)
     shutil.rmtree(whole)
 
 
