@@ -12,6 +12,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -84,6 +85,15 @@ class MountRoot(Operation):
         return None
 
     def _mount(self) -> int:
+        # Taken before: what a descriptor stands for in the old namespace can't be bound in a new one.
+        with ExitStack() as opened:
+            trees = []
+            for _, source, _ in self.binds:
+                trees.append(syscalls.open_tree(source, _KEEP))
+                opened.callback(os.close, trees[-1])
+            return self._mount_aside(trees)
+
+    def _mount_aside(self, trees: list[int]) -> int:
         syscalls.unshare(c.CLONE_NEWNS)
         syscalls.mount(None, "/", None, c.MS_REC | c.MS_SLAVE)
         if self.binds and not self.writable and not self._has_points():
@@ -93,7 +103,8 @@ class MountRoot(Operation):
         self._overlay(self.writable).run(Context())
         if self.writable:
             self._each(_make_point)
-        self._each(_bind)
+        attached = iter(trees)
+        self._each(lambda root, bind: _attach(root, bind, next(attached)))
         return syscalls.open_tree(self.target, _KEEP)
 
     def _overlay(self, writable: bool) -> MountOverlay:
@@ -196,13 +207,13 @@ def _make(root: int, path: str, directory: bool) -> None:
         os.close(folder)
 
 
-def _bind(root: int, bind: Bind) -> None:
+def _attach(root: int, bind: Bind, tree: int) -> None:
     """Attach a bind at its mount point, which is reached through a descriptor: no link can lead it elsewhere."""
-    target, source, read_only = bind
+    target, _, read_only = bind
     _make_point(root, bind)  # one inside another bind has not been there to be made before
     point = _open_point(root, target)
     try:
-        syscalls.mount(source, f"/proc/self/fd/{point}", None, c.MS_BIND | c.MS_REC)
+        syscalls.move_mount_onto(tree, point)
     finally:
         os.close(point)
     if read_only:

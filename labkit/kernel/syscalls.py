@@ -176,6 +176,12 @@ def mount_setattr(fd: int, flags: int, attributes: int, propagation: int = 0) ->
     _perform("mount_setattr", shown, _syscall, c.SYSCALLS["mount_setattr"], *raw)
 
 
+def move_mount_onto(fd: int, point: int) -> None:
+    """move_mount(2): attach the mount behind a descriptor at what another descriptor stands for."""
+    flags = c.MOVE_MOUNT_F_EMPTY_PATH | c.MOVE_MOUNT_T_EMPTY_PATH
+    _perform("move_mount", (fd, "", point, "", flags), _syscall, c.SYSCALLS["move_mount"], fd, b"", point, b"", flags)
+
+
 # Files: mkdir(2), rmdir(2), mknod(2), symlink(2), write(2), ...
 
 

@@ -91,6 +91,13 @@ def test_binds_are_attached_and_their_places_made(layers: Layers, writable: bool
     assert (layers.path / "layer/diff/etc/name").is_file()
 
 
+def test_a_bind_of_what_a_descriptor_stands_for(layers: Layers) -> None:
+    held = os.open(layers.path / "volume", os.O_PATH)
+    root = layers.open(True, ("/part", f"/proc/self/fd/{held}", False))
+    os.close(held)
+    assert (root / "part/kept").read_text() == "kept"
+
+
 def test_a_link_can_not_lead_a_bind_out(layers: Layers, tmp_path: Path) -> None:
     (layers.path / "layer/diff/link").symlink_to(tmp_path)
     with pytest.raises(KernelError, match="mkdir.*EEXIST"):
@@ -100,7 +107,7 @@ def test_a_link_can_not_lead_a_bind_out(layers: Layers, tmp_path: Path) -> None:
 
 
 def test_a_source_that_is_gone(layers: Layers) -> None:
-    with pytest.raises(OSError, match="none"):
+    with pytest.raises(KernelError, match="none.*ENOENT"):
         layers.open(True, ("/x", str(layers.path / "none"), False))
 
 
