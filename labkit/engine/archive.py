@@ -202,9 +202,12 @@ def _place(container: Container, root: int, wanted: str) -> str:
     """The directory that a path leads to, through links. Raises NotFound, and InvalidParameter in dockerd's words."""
     place = evaluate(root, wanted)
     with _closing(_look_up(root, place)) as file:
-        if not stat.S_ISDIR(os.fstat(file).st_mode):
+        status = os.fstat(file)
+        if not stat.S_ISDIR(status.st_mode):
             raise InvalidParameter("extraction point is not a directory")
-        in_layers = os.fstat(file).st_dev == os.fstat(root).st_dev
+        if status.st_dev in {kernels.st_dev for kernels in _mounted(root, _KERNELS)}:
+            raise FileMissing(place)
+        in_layers = status.st_dev == os.fstat(root).st_dev
         if in_layers and container.record.HostConfig.ReadonlyRootfs:
             raise InvalidParameter("container rootfs is marked read-only")
         if os.statvfs(f"/proc/self/fd/{file}").f_flag & os.ST_RDONLY:
