@@ -7,7 +7,7 @@ from labkit.cli.grammar import Command, Flag
 _HUB = "labkit.cli.runners.hub"
 _ROOT = Flag("root", "", "string", 'Where the hub keeps its images (default "/var/lib/labkit/hub")', complete="file")
 # The recipes' names, which this package must not import; a test compares them.
-NAMES = "busybox|alpine|hello-world|traefik/whoami|debian|nginx|docker/getting-started|redis|python"
+NAMES = "busybox|alpine|hello-world|traefik/whoami|debian|nginx|docker/getting-started|redis|postgres|python"
 
 HUB_COMMANDS = (
     Command(

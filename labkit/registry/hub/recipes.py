@@ -147,6 +147,38 @@ _REDIS = Recipe(
     ),
 )
 
+_POSTGRES_VERSION = "15"
+_POSTGRES = Recipe(
+    "postgres",
+    "Debian's PostgreSQL on port 5432, without its compiler for queries; its data is a volume",
+    base="debian",
+    versions_of=f"postgresql-{_POSTGRES_VERSION}",
+    packages=(f"postgresql-{_POSTGRES_VERSION}",),
+    files={
+        "usr/local/bin/docker-entrypoint.sh": File(texts.POSTGRES_ENTRYPOINT, 0o755),
+        "docker-entrypoint-initdb.d/README": File("Scripts (*.sh, *.sql) for a new cluster go here.\n"),
+        "etc/postgresql-common/createcluster.conf": File("create_main_cluster = false\n"),
+    },
+    # LLVM is larger than all else, and speeds up long queries only: PostgreSQL does without it.
+    removed=(
+        "usr/lib/*/libLLVM*", "usr/lib/llvm-*", "usr/lib/*/libz3.so*",
+        f"usr/lib/postgresql/{_POSTGRES_VERSION}/lib/bitcode", f"usr/lib/postgresql/{_POSTGRES_VERSION}/lib/llvmjit*",
+        f"var/lib/postgresql/{_POSTGRES_VERSION}",
+        "etc/ssl/certs/ssl-cert-snakeoil.pem", "etc/ssl/private/ssl-cert-snakeoil.key",  # made new at each build
+    ),
+    config=ContainerConfig(
+        exposed_ports={"5432/tcp": {}},
+        volumes={"/var/lib/postgresql/data": {}},
+        env=[
+            f"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/postgresql/{_POSTGRES_VERSION}/bin",
+            f"PG_MAJOR={_POSTGRES_VERSION}", "PGDATA=/var/lib/postgresql/data", "LANG=C.UTF-8",
+        ],
+        entrypoint=["docker-entrypoint.sh"],
+        cmd=["postgres"],
+        stop_signal="SIGINT",
+    ),
+)  # fmt: skip
+
 _PYTHON = Recipe(
     "python",
     "Debian's Python 3 with pip and venv",
@@ -162,7 +194,7 @@ _PYTHON = Recipe(
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (_BUSYBOX, _ALPINE, _HELLO, _WHOAMI, _DEBIAN, _NGINX, _GETTING_STARTED, _REDIS, _PYTHON)
+    for recipe in (_BUSYBOX, _ALPINE, _HELLO, _WHOAMI, _DEBIAN, _NGINX, _GETTING_STARTED, _REDIS, _POSTGRES, _PYTHON)
 }
 
 

@@ -1,6 +1,6 @@
 """The files that the hub's images have besides those of packages: entry points, configurations, pages.
 
-Entry points do what those of the official images do (docker-library: nginx, redis), in words of our own.
+Entry points do what those of the official images do (docker-library: nginx, redis, postgres), in words of our own.
 """
 
 from __future__ import annotations
@@ -109,6 +109,52 @@ if [ "$1" = redis-server ]; then
     # Only what the container's network lets through can reach it, as in the official image.
     *) set -- "$@" --protected-mode no ;;
     esac
+fi
+exec "$@"
+"""
+
+POSTGRES_ENTRYPOINT = """#!/bin/sh
+# As root it gives the data directory to the user postgres and becomes that user. An empty data directory becomes a
+# cluster with the user, the password and the database of the environment, then runs /docker-entrypoint-initdb.d.
+set -e
+case ${1:-} in
+-* | '') set -- postgres "$@" ;;
+esac
+if [ "$1" != postgres ]; then exec "$@"; fi
+if [ "$(id -u)" = 0 ]; then
+    mkdir -p "$PGDATA" /var/run/postgresql
+    find "$PGDATA" /var/run/postgresql ! -user postgres -exec chown postgres '{}' +
+    chmod 0700 "$PGDATA"
+    exec setpriv --reuid postgres --regid postgres --init-groups -- "$0" "$@"
+fi
+if [ ! -s "$PGDATA/PG_VERSION" ]; then
+    user=${POSTGRES_USER:-postgres}
+    database=${POSTGRES_DB:-$user}
+    method=${POSTGRES_HOST_AUTH_METHOD:-scram-sha-256}
+    if [ -z "${POSTGRES_PASSWORD:-}" ] && [ "$method" != trust ]; then
+        echo 'Error: Database is uninitialized and superuser password is not specified.' >&2
+        echo '       Specify POSTGRES_PASSWORD for the superuser, such as "-e POSTGRES_PASSWORD=password".' >&2
+        exit 1
+    fi
+    password=$(mktemp)
+    printf '%s\\n' "${POSTGRES_PASSWORD:-}" >"$password"
+    [ -n "${POSTGRES_PASSWORD:-}" ] && given="--pwfile=$password" || given=
+    # shellcheck disable=SC2086 # options of the user's, and one that may be missing
+    initdb --username="$user" $given $POSTGRES_INITDB_ARGS
+    rm -f "$password"
+    echo "host all all all $method" >>"$PGDATA/pg_hba.conf"
+    echo "listen_addresses = '*'" >>"$PGDATA/postgresql.conf"
+    pg_ctl --wait --options="-c listen_addresses=''" start
+    run() { PGPASSWORD=${POSTGRES_PASSWORD:-} psql -v ON_ERROR_STOP=1 --no-psqlrc --username "$user" "$@"; }
+    if [ "$database" != postgres ]; then run --dbname postgres -c "CREATE DATABASE \\"$database\\""; fi
+    for file in /docker-entrypoint-initdb.d/*; do
+        case $file in
+        *.sh) . "$file" ;;
+        *.sql) run --dbname "$database" -f "$file" ;;
+        esac
+    done
+    pg_ctl --wait --mode=fast stop
+    echo 'PostgreSQL init process complete; ready for start up.'
 fi
 exec "$@"
 """
