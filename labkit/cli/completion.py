@@ -60,6 +60,13 @@ class Engine:
             names += tags or [short_id(image["Id"])]
         return names
 
+    def networks(self) -> list[str]:
+        return sorted(network["Name"] for network in self._get("/networks", {}))
+
+    def volumes(self) -> list[str]:
+        found: Any = self._get("/volumes", {})
+        return [volume["Name"] for volume in (found.get("Volumes") if found else None) or ()]
+
 
 def complete(words: Sequence[str], engine: Engine) -> list[str]:
     """What the last of the words may become. A value `file` stands for: complete a file name here."""
@@ -131,8 +138,12 @@ def _values(kind: str, engine: Engine) -> list[str]:
         return engine.containers(kind)
     if kind == "image":
         return engine.images()
+    if kind == "network":
+        return engine.networks() or ["bridge", "host", "none"]
     if kind == "object":
-        return engine.containers("container") + engine.images()
+        return engine.containers("container") + engine.images() + engine.networks() + engine.volumes()
+    if kind == "volume":
+        return engine.volumes()
     if kind == "registry":
         from labkit.client.credentials import load
 

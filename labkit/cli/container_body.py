@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from labkit.cli import mounts, ports
+from labkit.cli.endpoint_options import endpoints_config
 from labkit.cli.grammar import Invocation
-from labkit.cli.values import go_quote, read_csv
+from labkit.cli.values import go_quote
 from labkit.errors import InvalidParameter
 
 # Options whose value goes to one field as it is.
@@ -93,9 +94,8 @@ def container_body(given: Invocation) -> dict[str, Any]:
     binds, volumes = mounts.volumes(given.all("volume"))
     config["Volumes"] = volumes
     host["Binds"] = binds or None
-    networks = [_network(text) for text in given.all("network")]
-    host["NetworkMode"] = networks[0]["Target"] if networks else "default"
-    return {**config, "HostConfig": host, "NetworkingConfig": {"EndpointsConfig": _endpoints(given, networks)}}
+    host["NetworkMode"], endpoints = endpoints_config(given)
+    return {**config, "HostConfig": host, "NetworkingConfig": {"EndpointsConfig": endpoints}}
 
 
 def _check(given: Invocation) -> None:
@@ -293,64 +293,3 @@ def _profile(path: str) -> str:
         raise InvalidParameter(f"opening seccomp profile ({path}) failed: {error.strerror}") from error
     except ValueError as error:
         raise InvalidParameter(f"compacting json for seccomp profile ({path}) failed: {error}") from error
-
-
-def _network(text: str) -> dict[str, Any]:
-    """`bridge`, or the long form `name=mynet,alias=web,ip=10.0.0.5,driver-opt=k=v`."""
-    if "=" not in text:
-        return {"Target": text}
-    network: dict[str, Any] = {}
-    for item in read_csv(text):
-        key, value = _split(item, "=")
-        if key == "name":
-            network["Target"] = value
-        elif key == "alias":
-            network.setdefault("Aliases", []).append(value)
-        elif key in ("ip", "ip6", "link-local-ip"):
-            field = {"ip": "IPv4Address", "ip6": "IPv6Address", "link-local-ip": "LinkLocalIPs"}[key]
-            ipam = network.setdefault("IPAMConfig", {})
-            ipam[field] = [*ipam.get(field, ()), value] if key == "link-local-ip" else value
-        elif key in ("mac-address", "gw-priority"):
-            network["MacAddress" if key == "mac-address" else "GwPriority"] = (
-                value if key == "mac-address" else int(value)
-            )
-        elif key == "driver-opt":
-            network.setdefault("DriverOpts", {}).update([_split(value, "=")])
-        else:
-            raise InvalidParameter(f"invalid field key {key}")
-    if not network.get("Target"):
-        raise InvalidParameter("network name/id is not specified")
-    return network
-
-
-def _is_user_defined(network: str) -> bool:
-    return network not in ("default", "bridge", "host", "none") and not network.startswith("container:")
-
-
-def _endpoints(given: Invocation, networks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Endpoint settings by network. A plain `--network NAME` needs none: the engine makes them."""
-    first: dict[str, Any] = networks[0] if networks else {"Target": "default"}
-    if given.all("network-alias"):
-        if first.get("Aliases"):
-            raise InvalidParameter("conflicting options: cannot specify both --network-alias and per-network alias")
-        first["Aliases"] = given.all("network-alias")
-        if not _is_user_defined(first["Target"]):
-            raise InvalidParameter("network-scoped aliases are only supported for user-defined networks")
-    if given.text("mac-address"):
-        first["MacAddress"] = given.text("mac-address")
-    for option, field in (("ip", "IPv4Address"), ("ip6", "IPv6Address")):
-        if given.text(option):
-            first.setdefault("IPAMConfig", {})[field] = given.text(option)
-    if given.all("link-local-ip"):
-        first.setdefault("IPAMConfig", {})["LinkLocalIPs"] = given.all("link-local-ip")
-    if given.all("link") and _is_user_defined(first["Target"]):
-        first["Links"] = given.all("link")
-    chosen = networks or [first]
-    if len(chosen) == 1 and list(first) == ["Target"]:
-        return {}
-    settings: dict[str, Any] = {}
-    for network in chosen:
-        if network["Target"] in settings:
-            raise InvalidParameter(f"network {go_quote(network['Target'])} is specified multiple times")
-        settings[network["Target"]] = {key: value for key, value in network.items() if key != "Target"}
-    return settings

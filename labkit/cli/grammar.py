@@ -62,6 +62,7 @@ class Command(NamedTuple):
     examples: tuple[str, ...] = ()
     common: int = 0  # its rank under "Common Commands", if it is one
     description: str = ""  # what its own help says instead of the summary
+    hides_options: bool = False  # its usage has no [OPTIONS], though there are some: as docker has it
 
 
 class Invocation(NamedTuple):
@@ -105,7 +106,8 @@ class FlagError(LabkitError):
 
 def use_line(program: str, path: Sequence[str], command: Command) -> str:
     """`labkit run [OPTIONS] IMAGE [COMMAND] [ARG...]`."""
-    options = "[OPTIONS]" if any(not flag.same_as for flag in command.flags) else ""
+    shown = not command.hides_options and any(not flag.same_as for flag in command.flags)
+    options = "[OPTIONS]" if shown else ""
     return " ".join(word for word in (program, *path, options, command.arguments) if word)
 
 

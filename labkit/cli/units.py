@@ -66,6 +66,16 @@ def go_time(seconds: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(seconds))
 
 
+def go_instant(text: str) -> str:
+    """An RFC 3339 time as Go prints a time.Time: `2026-11-24 17:34:00.123456789 +0000 UTC`; other text as it is."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", text)
+    if not match:
+        return text
+    fraction = (match[3] or "").rstrip("0").rstrip(".")
+    offset = "+0000" if match[4] == "Z" else match[4].replace(":", "")
+    return f"{match[1]} {match[2]}{fraction} {offset} {'UTC' if match[4] == 'Z' else offset}"
+
+
 def rfc3339(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 

@@ -14,6 +14,8 @@ _DURATION_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6
 _DURATION_UNITS["h"] = 60 * _DURATION_UNITS["m"]
 _TRUE = {"1", "t", "T", "TRUE", "true", "True"}
 _FALSE = {"0", "f", "F", "FALSE", "false", "False"}
+_BLANKS = " \t\n\v\f\r\x85\xa0"
+_LABEL = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)"
 _ESCAPES = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\\": "\\\\"}
 
 
@@ -202,10 +204,59 @@ def read_csv(text: str) -> list[str]:
 
 def read_extra_host(text: str) -> str:
     """`--add-host NAME:IP` (or `NAME=IP`) as the API wants it."""
-    name, separator, address = text.partition("=") if "=" in text else text.partition(":")
-    if not name or not separator or not address:
+    name, separator, address = text.partition("=" if "=" in text else ":")
+    if not name or not separator or ":" in name:
         raise ValueError(f"bad format for add-host: {go_quote(text)}")
-    return f"{name}:{address.strip('[]')}"
+    if address == "host-gateway":
+        return f"{name}:{address}"
+    bare = address[1:-1] if len(address) > 2 and address[0] == "[" and address[-1] == "]" else address
+    try:
+        read_address(bare)
+    except ValueError as error:
+        raise ValueError(f"invalid IP address in add-host: {go_quote(bare)}") from error
+    return f"{name}:{bare}"
+
+
+def read_address(text: str) -> str:
+    """An IP address, written as Go writes it."""
+    import socket
+
+    text = text.strip()
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            return socket.inet_ntop(family, socket.inet_pton(family, text))
+        except OSError:
+            continue  # the other family, then
+    raise ValueError(f"IP address is not correctly formatted: {text}")
+
+
+def read_domain(text: str) -> str:
+    """A search domain (resolv.conf(5)); `.` stands for none."""
+    text = text.strip(" ")
+    if text == ".":
+        return text
+    match = re.fullmatch(rf"({_LABEL}(?:\.{_LABEL})*)\.?\s*", text)
+    if not match or not re.search("[a-zA-Z]", text) or len(match[1]) >= 255:
+        raise ValueError(f"{text} is not a valid domain")
+    return match[1]
+
+
+def read_link(text: str) -> str:
+    """`NAME[:ALIAS]`."""
+    if not text:
+        raise ValueError("empty string specified for links")
+    if text.count(":") > 1:
+        raise ValueError(f"bad format for links: {text}")
+    return text
+
+
+def read_label(text: str) -> str:
+    name = text.partition("=")[0].lstrip(_BLANKS)
+    if not name:
+        raise ValueError(f"invalid label '{text}': empty name")
+    if any(blank in name for blank in _BLANKS):
+        raise ValueError(f"label '{name}' contains whitespaces")
+    return text
 
 
 def read_gpus(text: str) -> dict[str, Any]:
@@ -228,6 +279,12 @@ def read_gpus(text: str) -> dict[str, Any]:
         else:
             raise ValueError(f"unexpected key '{name}' in '{item}'")
     return request
+
+
+def _read_network(text: str) -> dict[str, Any]:
+    from labkit.cli.endpoint_options import read_network
+
+    return read_network(text)
 
 
 def _read_mount(text: str) -> dict[str, Any]:
@@ -257,4 +314,9 @@ VALUES: dict[str, Callable[[str], Any]] = {
     "extra-host": read_extra_host,
     "gpu-request": read_gpus,
     "mount": _read_mount,
+    "network": _read_network,
+    "address": read_address,
+    "domain": read_domain,
+    "link": read_link,
+    "label": read_label,
 }

@@ -261,7 +261,7 @@ class Client:
     def _error(self, answer: Answer) -> errors.LabkitError:
         text = answer.body().decode("utf-8", "replace").strip()
         try:
-            message = json.loads(text)["message"]
+            message = str(json.loads(text)["message"]).strip()
         except (ValueError, KeyError, TypeError):
             message = text or f"status {answer.status}"
         error = _ERRORS.get(answer.status, errors.LabkitError)(f"Error response from daemon: {message}")

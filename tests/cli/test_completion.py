@@ -76,6 +76,20 @@ def test_names_come_from_the_engine(engine: str) -> None:
 
 
 @pytest.mark.root
+def test_networks_come_from_the_engine(engine: str) -> None:
+    client = Client(engine)
+    for name in ("laba", "labb"):
+        client.post("/networks/create", body={"Name": name})
+    client.close()
+    names = Engine(engine)
+    assert complete(["network", "rm", "la"], names) == ["laba", "labb"]
+    assert complete(["network", "connect", "labb", ""], names) == []
+    assert complete(["run", "--network=lab"], names) == ["--network=laba", "--network=labb"]
+    assert complete(["inspect", "--type", "net"], names) == ["network"]
+    assert complete(["inspect", "bri"], names) == ["bridge"]
+
+
+@pytest.mark.root
 def test_bash_completes(engine: str, tmp_path: Path) -> None:
     command = tmp_path / "labkit"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m labkit.cli.main "$@"\n')

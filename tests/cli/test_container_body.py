@@ -27,7 +27,7 @@ def test_a_plain_run() -> None:
     assert (plain["Image"], plain["Cmd"]) == ("img", ["cmd", "-x"])
     assert (plain["AttachStdin"], plain["AttachStdout"], plain["AttachStderr"]) == (False, True, True)
     assert plain["HostConfig"]["NetworkMode"] == "default"
-    assert plain["NetworkingConfig"] == {"EndpointsConfig": {}}
+    assert plain["NetworkingConfig"] == {"EndpointsConfig": {"default": {}}}
 
 
 def test_streams() -> None:

@@ -43,6 +43,16 @@ OPTIONS = """
 --network host
 --network lab --network-alias x --ip 10.0.0.5 --ip6 fe80::1 --link-local-ip 10.0.0.9 --link c:d
 --network name=lab,alias=a,ip=10.0.0.5,driver-opt=k=v --network other
+--network name=lab,alias=A,alias=b,ip=10.0.0.5,ip6=fe80::1,mac-address=92:d0:c6:0a:29:33,gw-priority=-3
+--network name=lab,link-local-ip=10.0.0.9 --network name=other,gw-priority=7,driver-opt=A.b=c --network-alias x
+--network lab --network other --ip 10.0.0.5 --mac-address 92:d0:c6:0a:29:33 --link c
+--network container:web
+--network bridge --link c:d --link e
+--net host --hostname box
+-p 80:80 -p 80:80/udp -p 127.0.0.1::81 -p 8000-8010:82 -p [fe80::1]:1:1 -p fe80::2:1:1 -p 90-91 -p 0:1 -p 5/sctp
+-p target=80 -p published=81-83,target=81 -p target=82,published=84,protocol=udp,mode=host --expose 80 --expose 1/UDP
+--dns 1.2.3.4 --dns ::1 --dns-search . --dns-search a.b. --dns-option ndots:1 --dns-opt rotate
+--add-host a=1.2.3.4 --add-host b:[::1] --add-host c:host-gateway --add-host d=::2 --domainname lab
 --mac-address 92:d0:c6:0a:29:33 --annotation a=b --volumes-from other --volume-driver d --label com.x.y=z=w
 --gpus all
 --gpus device=0,driver=nvidia

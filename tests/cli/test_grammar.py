@@ -31,7 +31,7 @@ def run_words(*words: str) -> tuple[dict[str, Any], list[str]]:
         (["--rm=false", "x"], {"rm": False}, ["x"]),
         (["-d=0", "x"], {"detach": False}, ["x"]),
         (["-e", "A=1", "-eB=2", "--env", "C", "x"], {"env": ["A=1", "B=2", "C"]}, ["x"]),
-        (["--net", "host", "x"], {"network": ["host"]}, ["x"]),
+        (["--net", "host", "x"], {"network": [{"Target": "host"}]}, ["x"]),
         (["--", "x", "-y"], {}, ["x", "-y"]),
         (["-h", "box", "x"], {"hostname": "box"}, ["x"]),
         (["-m", "1.5g", "--cpus", ".5", "x"], {"memory": 1610612736, "cpus": 500_000_000}, ["x"]),

@@ -68,7 +68,7 @@ port web 80
 port nosuch
 top web -o pid,comm
 top nosuch
-rm nosuch a
+rm nosuch nosuch
 rm web
 stop nosuch
 kill nosuch
@@ -126,6 +126,80 @@ version --format '{{.Server.Version}}'
 info --format '{{.ServerVersion}} {{.NCPU}}'
 container ls
 container list -a
+network ls
+network ls -q --no-trunc
+network list --format json
+network ls --format '{{json .}} {{.Label "c.d-e"}}'
+network ls --format 'table {{.ID}}\\t{{.CreatedAt}}\\t{{.Internal}}\\t{{.IPv6}}\\t{{.IPv4}}\\t{{.Labels}}'
+network ls -q --format '{{.Name}}'
+network ls --format '{{.Foo}}'
+network ls --format raw
+network ls -f driver=bridge -f name=la
+network ls -f dangling=true
+network ls -f label=a=b -f label=nosuch
+network ls -f type=custom -q
+network ls -f type=foo
+network ls -f dangling=foo
+network ls -f foo=bar
+network ls -f foo
+network ls x
+network inspect lab10
+network inspect lab10 nosuch lab2
+network inspect -f '{{.Name}} {{json .IPAM}} {{range .IPAM.Config}}{{.Subnet}}{{end}}' lab10
+network inspect -f '{{.Foo}}' lab10
+network inspect -v nosuch
+network inspect
+inspect lab10
+inspect --type network lab10 web
+network rm nosuch
+network rm nosuch lab5 bridge
+network rm -f nosuch lab5
+network rm
+network prune
+network prune -f --filter label=nosuch
+network prune -f --filter foo=bar
+network prune -f --filter until=1h --filter until=2h
+network create
+network create lab10
+network create host
+network create ''
+network create -d nosuch x
+network create --subnet x x
+network create --subnet x --gateway 1.2.3.4 x
+network create --subnet 10.201.0.0/24 --subnet 10.201.0.0/25 x
+network create --subnet 10.201.0.0/24 --gateway 10.202.0.1 x
+network create --subnet 10.201.0.0/24 --gateway 10.201.0.1,10.201.0.2 x
+network create --subnet 10.201.0.0/24 --subnet 10.203.0.0/24 --gateway 10.201.0.1 --gateway 10.201.0.2 x
+network create --subnet 10.201.0.0/24 --ip-range 10.202.0.0/25 x
+network create --subnet 10.201.0.0/24 --ip-range foo/25 x
+network create --subnet 10.201.0.0/24 --ip-range 10.201.0.0/25 --subnet 10.203.0.0/24 --ip-range 10.201.0.128/25 x
+network create --subnet 10.201.0.0/24 --aux-address a=10.202.0.1 x
+network create --subnet 10.201.0.0/24 --aux-address a x
+network create --ip-range 10.201.0.0/24 x
+network create --gateway 10.201.0.1 x
+network create --subnet 10.201.0.1/24 x
+network create --subnet 10.211.0.0/25 x
+network create --label =x x
+network create --label 'a b=x' x
+network create -o com.docker.network.driver.mtu=foo x
+network create --foo x
+network connect lab2
+network connect nosuch web
+network connect lab2 nosuch
+network connect lab2 web
+network connect --ip 10.99.0.1 lab10 gone
+network connect --ip foo lab10 gone
+network connect --ip6 10.211.0.9 lab10 gone
+network connect --link a:b:c lab10 gone
+network connect --driver-opt a lab10 gone
+network connect --gw-priority x lab10 gone
+network connect host gone
+network connect none gone
+network disconnect lab2 gone
+network disconnect nosuch gone
+network disconnect lab2 nosuch
+network disconnect host web
+network foo
 container foo
 foo
 ps foo
@@ -166,12 +240,74 @@ run --add-host foo labbb
 run --log-opt a=b --log-driver none labbb
 run --memory-swappiness 200 labbb
 run --pid foo labbb
+run --ip foo labbb
+run --ip 1.2.3.4 labbb
+run --ip6 1.2.3.4 --network lab10 labbb
+run --ip 10.212.0.1 --network lab10 labbb
+run --mac-address x labbb
+run --dns x labbb
+run --dns-search x..y labbb
+run --dns-search 1.2 labbb
+run --link a:b:c labbb
+run --link nosuch:x labbb
+run --network name=lab10,foo=x labbb
+run --network name=lab10,foo labbb
+run --network name=lab10,gw-priority=x labbb
+run --network alias=b labbb
+run --network a=b labbb
+run --network '' labbb
+run --network nosuch labbb
+run --network container: labbb
+run --network container:nosuch labbb
+run --network name=lab10,mac-address=zz labbb
+run --network name=lab10 --network name=lab10 labbb
+run --network lab10 --network host labbb
+run --network name=lab10,alias=y --network-alias z labbb
+run --network name=lab10,ip=1.2.3.4 --ip 1.2.3.4 labbb
+run --network name=lab10,link-local-ip=1.2.3.4 --link-local-ip 2.3.4.5 labbb
+run --network name=lab10,mac-address=92:d0:c6:0a:29:33 --mac-address 92:d0:c6:0a:29:34 labbb
+run --network name=lab10,driver-opt=y labbb
+run --network-alias z labbb
+run --network name=bridge,alias=x labbb
+run --net host --network-alias z labbb
+run --expose x labbb
+run --expose 1:2 labbb
+run --expose 10-5 labbb
+run --expose 80/foo labbb
+run -p x labbb
+run -p 80:x labbb
+run -p x:80 labbb
+run -p 1.2.3:80:80 labbb
+run -p 80/foo labbb
+run -p 80-82:90-91 labbb
+run -p :: labbb
+run -p 99999 labbb
+run -p [::1:80 labbb
+run -p localhost:80:80 labbb
+run -p target=x labbb
+run -p published=80 labbb
+run -p target=80,published=x labbb
+run -p target=80,protocol=x labbb
+run -p target=80,x labbb
+run -p '' labbb
+run --add-host a:b labbb
+run --add-host a: labbb
+run --add-host :1.2.3.4 labbb
+run --add-host ::1=1.2.3.4 labbb
+run --label =x labbb
+run --network lab10 --network-alias x --ip 10.211.0.77 --rm labbb sh -c 'ip -o -4 address show eth0; hostname -i'
+run --rm --network none --network-alias x labbb true
+run --rm -h box --domainname lab --add-host a:1.2.3.4 labbb tail -n 2 /etc/hosts
+run --rm --dns 1.2.3.4 --dns-search lab --dns-option ndots:1 labbb grep -v "^#" /etc/resolv.conf
 """
 
 HELPS = """
 commit export images ps inspect stop kill restart wait rm logs attach rename top pause unpause port tag load save import
 history pull info events
 """
+
+
+NETWORK_HELPS = [f"network {name}" for name in ("disconnect", "inspect", "ls", "prune", "rm")]
 
 
 def words(text: str) -> list[str]:
@@ -181,6 +317,8 @@ def words(text: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def containers(engine: str) -> None:
     docker("run -d --name web --network none -l a=b -l c.d-e=f labbb sleep 1000")
+    docker("network create lab10 --subnet 10.211.0.0/24 --label a=b --label c.d-e=f")
+    docker("network create lab2 --subnet 10.213.0.0/24 --internal")
     docker("run --name gone --network none labbb sh -c 'echo one; echo two >&2; exit 3'")
 
 
@@ -237,7 +375,10 @@ def test_the_same_words_give_the_same(lines: str) -> None:
 def test_help(monkeypatch: pytest.MonkeyPatch) -> None:
     # With no engine to ask, docker shows the options of its newest API.
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/x.sock")
-    assert differences([f"{command} --help" for command in [*HELPS.split(), "image prune", "system df"]]) == ""
+    assert (
+        differences([f"{command} --help" for command in [*HELPS.split(), "image prune", "system df", *NETWORK_HELPS]])
+        == ""
+    )
 
 
 def test_inspect_as_json() -> None:

@@ -82,6 +82,7 @@ def remove_containers(host: str) -> None:
     client = Client(host)
     for container in client.get("/containers/json", {"all": True}):
         client.request("DELETE", f"/containers/{container['Id']}", {"force": True, "v": True}).body()
+    client.post("/networks/prune")
     client.close()
 
 

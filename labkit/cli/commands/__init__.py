@@ -5,15 +5,19 @@ from __future__ import annotations
 from labkit.cli.commands.containers import CONTAINER_COMMANDS
 from labkit.cli.commands.hub import HUB_COMMANDS
 from labkit.cli.commands.images import IMAGE_COMMANDS
+from labkit.cli.commands.networks import NETWORK_COMMANDS
 from labkit.cli.commands.registries import REGISTRY_COMMANDS
 from labkit.cli.commands.system import OWN_COMMANDS, SYSTEM_COMMANDS
+from labkit.cli.commands.volumes import VOLUME_COMMANDS
 from labkit.cli.grammar import Command, Flag
 
 COMMANDS: tuple[Command, ...] = (
     *CONTAINER_COMMANDS,
     *IMAGE_COMMANDS,
+    *NETWORK_COMMANDS,
     *REGISTRY_COMMANDS,
     *HUB_COMMANDS,
+    *VOLUME_COMMANDS,
     *SYSTEM_COMMANDS,
     *OWN_COMMANDS,
 )
@@ -24,7 +28,9 @@ GROUPS: dict[str, str] = {
     "hub": "Make and serve images without Docker Hub",
     "image": "Manage images",
     "manifest": "Manage Docker image manifests and manifest lists",
+    "network": "Manage networks",
     "system": "Manage the engine",
+    "volume": "Manage volumes",
 }
 
 GLOBAL_FLAGS = (

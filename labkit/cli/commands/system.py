@@ -51,11 +51,38 @@ SYSTEM_COMMANDS = (
         (
             INSPECT_FORMAT,
             Flag("size", "s", "bool", "Display total file sizes if the type is container"),
-            Flag("type", "", "string", "Only inspect objects of the given type", complete="container|image|network|volume"),
+            Flag(
+                "type",
+                "",
+                "string",
+                "Only inspect objects of the given type",
+                complete="container|image|network|volume",
+            ),
         ),
         1,
         -1,
         complete=("object",),
+    ),
+    Command(
+        (("capture",),),
+        "Show the packets of a container's links as they pass by",
+        "labkit.explain.capturing:capture",
+        "CONTAINER",
+        (
+            Flag("count", "c", "int", "End after this many packets"),
+            Flag("interface", "i", "string", 'Link to capture on (default "any")'),
+            Flag(
+                "no-times", "", "bool", "Leave out of a cell's table what differs from run to run: times, chosen ports"
+            ),
+            Flag("port", "", "int", "Packets from or to this port only"),
+            Flag("protocol", "", "string", "Packets of this protocol only", complete="arp|icmp|tcp|udp"),
+            Flag("seconds", "", "int", "End after this many seconds"),
+            Flag("write", "w", "string", 'Write the packets to a pcap file ("-": standard output)', complete="file"),
+        ),
+        1,
+        1,
+        complete=("container",),
+        examples=("capture web", "capture --port 80 -c 20 web", "capture -w web.pcap -i eth0 web"),
     ),
     Command(
         (("registry",),),

@@ -14,7 +14,12 @@ from labkit.cli.templates import TemplateError, parse
 from labkit.errors import LabkitError, NotFound
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
-_PATHS = {"container": "/containers/{}/json", "image": "/images/{}/json"}
+_PATHS = {
+    "container": "/containers/{}/json",
+    "image": "/images/{}/json",
+    "network": "/networks/{}",
+    "volume": "/volumes/{}",
+}
 
 
 def inspect(session: Session, given: Invocation) -> None:
@@ -30,6 +35,14 @@ def inspect_containers(session: Session, given: Invocation) -> None:
 
 def inspect_images(session: Session, given: Invocation) -> None:
     _inspect(session, given, lambda name: _fetch(session, "image", name, False))
+
+
+def inspect_networks(session: Session, given: Invocation) -> None:
+    _inspect(session, given, lambda name: _fetch(session, "network", name, False))
+
+
+def inspect_volumes(session: Session, given: Invocation) -> None:
+    _inspect(session, given, lambda name: _fetch(session, "volume", name, False))
 
 
 def _fetch(session: Session, kind: str, name: str, size: bool) -> bytes:
