@@ -23,7 +23,7 @@ _VERDICT_REGISTER = 0
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _EQUAL, _NOT_EQUAL = 0, 1
 _DROP, _ACCEPT, _JUMP, _RETURN = 0, 1, -3, -5
-_IIFNAME, _OIFNAME, _NFPROTO, _L4PROTO = 6, 7, 15, 16  # enum nft_meta_keys
+_IIF, _IIFNAME, _OIFNAME, _NFPROTO, _L4PROTO = 4, 6, 7, 15, 16  # enum nft_meta_keys
 _CT_STATE, _CT_STATUS = 0, 2
 _ESTABLISHED_OR_RELATED, _STATUS_DNAT = 0x6, 0x20
 _INVERTED = 1  # NFT_LOOKUP_F_INV
@@ -173,12 +173,21 @@ TRANSLATED = Piece(
 )
 """Of a connection whose destination was translated."""
 
-TO_THIS_HOST = Piece(
-    "fib daddr type local",
-    _expression("fib", number(1, _REGISTER), number(2, 3), number(3, 2))  # NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR
-    + _compare(struct.pack("=I", 2)),  # RTN_LOCAL
-)
+
+def _address_type(flag: int, operator: int) -> bytes:
+    """Of an address (NFTA_FIB_F_SADDR or _DADDR): whether the routing tables have it as one of this host's."""
+    found = _expression("fib", number(1, _REGISTER), number(2, 3), number(3, flag))  # NFT_FIB_RESULT_ADDRTYPE
+    return found + _compare(struct.pack("=I", 2), operator)  # RTN_LOCAL
+
+
+TO_THIS_HOST = Piece("fib daddr type local", _address_type(2, _EQUAL))
 """To an address of this host."""
+
+NOT_FROM_THIS_HOST = Piece("fib saddr type != local", _address_type(1, _NOT_EQUAL))
+"""From an address that isn't this host's."""
+
+FROM_NO_LINK = Piece("iif 0", _load(_meta("iif", 4, _IIF)) + _compare(bytes(4)))
+"""Where the input link isn't known: what this host sends, and what br_netfilter shows behind a bridge."""
 
 
 def _verdict(text: str, code: int, chain: str = "") -> Piece:

@@ -101,6 +101,7 @@ RULES: Rules = (
             (rule.TRANSLATED, rule.inside(SOURCE[IPV4], _LOOPBACK), _TO_BRIDGE, rule.MASQUERADE),
             # The answer must come back this way, though the two may share a network.
             (rule.TRANSLATED, _FROM_BRIDGE, _TO_BRIDGE, rule.MASQUERADE),
+            (rule.TRANSLATED, rule.FROM_NO_LINK, rule.NOT_FROM_THIS_HOST, _TO_BRIDGE, rule.MASQUERADE),
             (rule.of_family(IPV4), rule.within("masquerade4", INPUT_LINK), _OUT, rule.MASQUERADE),
             (rule.of_family(IPV6), rule.within("masquerade6", INPUT_LINK), _OUT, rule.MASQUERADE),
         ),
