@@ -126,7 +126,7 @@ def _make_volumes(engine: Engine, container: Container) -> None:
         volume = volumes.create(point.Name, point.Driver, driver, options.Labels, anonymous)
         volumes.use(volume.Name, container.id)
         point.Driver = volume.Driver
-        if point.Spec.Type:  # the image's own have neither, as with dockerd
+        if point.Spec.Type and not point.Source:  # those of the image have neither, as with dockerd
             point.Source, point.Mode = volumes.store.mountpoint(volume.Name), point.Mode or "z"
 
 

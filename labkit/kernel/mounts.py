@@ -1,8 +1,8 @@
 """Mounts: the container's view of files (mount_namespaces(7), mount(2), pivot_root(2), open_tree(2)).
 
-The order is: the new root becomes the root first (with the old one stacked beneath it), the rest is mounted
-inside, then the old root is detached. So no path of the image can lead a mount out of the container. What is
-bound from the host is opened with open_tree(2) before, and attached with move_mount(2) after.
+The order is: the new root becomes the root, the old one is detached, the rest is mounted inside. So no path of the
+image can lead a mount out of the container: while the old root lies over the new one, `..` at `/` leads into it. What
+is bound from the host is opened with open_tree(2) before, and attached with move_mount(2) after.
 """
 
 from __future__ import annotations
@@ -458,7 +458,7 @@ def _refuse_proc(point: int, source: str, target: str) -> None:
 
     Some files of the whole machine may be replaced, as lxcfs does.
     """
-    path = os.path.normpath(f"/{target}")
+    path = os.path.normpath(f"/{target.lstrip('/')}")
     if path == "/proc":
         if source != "/proc":
             raise KernelError("mount", errno.EPERM, f'"{target}" cannot be mounted because it is not of type proc')

@@ -118,7 +118,6 @@ def start_plan(
         *(WriteSysctl(key, value) for key, value in sorted(linux.get("sysctl", {}).items())),
         *(MaskPath(path) for path in linux.get("maskedPaths", ())),
         *(MakeReadOnly(path) for path in linux.get("readonlyPaths", ())),
-        DetachOldRoot(),
         *share_root(linux),
         *([MakeReadOnly("/", mounted=True)] if spec["root"].get("readonly") else []),
         *become(spec["process"], seccomp),
@@ -256,7 +255,7 @@ def enter_root(
     layout: cgroups.Layout,
     bases: Mapping[str, str] = _NONE,
 ) -> list[Operation]:
-    """Mount the root, make it the root, mount the rest inside it."""
+    """Mount the root, make it the root, let go of the host's, mount the rest inside."""
     root = spec["root"]["path"]
     bottom: Operation = BindMount(root, root, c.MS_BIND | c.MS_REC)
     if layers:
@@ -267,7 +266,7 @@ def enter_root(
         held, attached = mount(entry, files, spec, layout, bases)
         before += held
         after += attached
-    return [*before, PivotRoot(root), *after]
+    return [*before, PivotRoot(root), DetachOldRoot(), *after]
 
 
 def mount(

@@ -87,8 +87,8 @@ def test_a_root_of_layers(tmp_path: Path) -> None:
         *MOUNTS,
         overlay,
         PivotRoot(f"{tmp_path}/root"),
-        Mount("t", "/x/y", "tmpfs", make=True),
         DetachOldRoot(),
+        Mount("t", "/x/y", "tmpfs", make=True),
     )
 
     def look() -> str:
