@@ -51,7 +51,7 @@ class Archive:
         container, path = self._find(request)
         wish = archive.Wish(path, request.flag("noOverwriteDirNonDir"), request.flag("copyUIDGID"))
         upload = Upload()
-        feeding = asyncio.ensure_future(upload.feed(_patient(container, request.chunks())))
+        feeding = asyncio.ensure_future(upload.feed(patient(container, request.chunks())))
         try:
             with _told(request, path):
                 await archive.extract_to(self.engine, container, wish, upload, request.context)
@@ -86,7 +86,7 @@ def _told(request: Request, path: str) -> Iterator[None]:
         raise NotFound(f"Could not find the file {path} in container {request.params['id']}") from error
 
 
-async def _patient(container: Container, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def patient(container: Container, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The same chunks. Raises InvalidParameter if a client keeps a container from being started and sends nothing."""
     while True:
         try:
