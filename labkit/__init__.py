@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import docker
     from IPython.core.interactiveshell import InteractiveShell
 
+    from labkit.notebook.visiting import Visit
+
 __version__ = "0.1.0"
 
 
@@ -23,6 +25,16 @@ def connect(host: str = "") -> docker.DockerClient:
     from labkit.notebook.sdk import connect
 
     return connect(host)
+
+
+def visit(port: int, path: str = "/") -> Visit:
+    """Fetch a page from a published port; displays it, with links by which a browser reaches it.
+
+    Raises labkit.errors.Unavailable if nothing answers there.
+    """
+    from labkit.notebook.visiting import visit
+
+    return visit(port, path)
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

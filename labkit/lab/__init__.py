@@ -5,8 +5,10 @@ The operations are those of `labkit.kernel`, the same that the engine runs; here
 
 from __future__ import annotations
 
+from labkit.lab.capturing import Capture
 from labkit.lab.child import Child
+from labkit.lab.names import Names
 from labkit.lab.registry import Registry
 from labkit.lab.snapshot import Difference, Snapshot
 
-__all__ = ["Child", "Difference", "Registry", "Snapshot"]
+__all__ = ["Capture", "Child", "Difference", "Names", "Registry", "Snapshot"]

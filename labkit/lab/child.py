@@ -44,6 +44,11 @@ class Child:
         self._sock, self._lines = own, own.makefile("rb")
         self._answer()
 
+    @property
+    def pid(self) -> int:
+        """Its number here, by which /proc shows it: namespaces that it has unshared are /proc/PID/ns/*."""
+        return self._process.pid
+
     def __enter__(self) -> Self:
         return self
 
