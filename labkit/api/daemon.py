@@ -17,6 +17,7 @@ import uvloop
 
 from labkit.api import (
     archive,
+    captures,
     commit,
     comparisons,
     containers,
@@ -53,6 +54,7 @@ MODULES: tuple[Callable[[Engine], list[Route]], ...] = (
     comparisons.routes,
     hub.routes,
     traces.routes,
+    captures.routes,
 )
 
 

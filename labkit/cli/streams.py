@@ -23,6 +23,7 @@ class Streams(ABC):
     stderr_is_terminal = False
     has_terminal = True  # a tty can be asked for, even if standard input isn't one
     takes_archives = True  # bytes that are no text may be written to standard output
+    displays = False  # what is more than text can be shown
     no_tty = "the input device is not a TTY"
     interrupts = 0  # how many SIGINT and SIGTERM have been forwarded
     patience = 3  # so many SIGINT or SIGTERM end a command whatever its container does
@@ -36,6 +37,10 @@ class Streams(ABC):
 
     def err(self, text: str) -> None:
         self.write(STDERR, text.encode("utf-8", "surrogateescape"))
+
+    def show(self, value: object) -> None:
+        """Shows a value whose `str()` says all; as more than text if it `displays`."""
+        self.out(f"{value}\n")
 
     def progress(self, stream: int) -> ProgressDisplay:
         """Where the progress of a pull is shown that is told on this stream."""

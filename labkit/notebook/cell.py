@@ -25,6 +25,7 @@ class CellStreams(Streams):
 
     has_terminal = False
     takes_archives = False
+    displays = True
     asks = True  # in the cell
     patience = 2  # the second interrupt ends the cell, whatever the container does
     no_tty = (
@@ -58,6 +59,12 @@ class CellStreams(Streams):
             self._put(stream, decoder.decode(b"", final=True))
         sys.stdout.flush()
         sys.stderr.flush()
+
+    def show(self, value: object) -> None:
+        from IPython.display import display
+
+        self.finish()
+        display(value)  # type: ignore[no-untyped-call]  # IPython has no types
 
     def progress(self, stream: int) -> ProgressDisplay:
         from labkit.notebook.progress import CellProgress, can_update
