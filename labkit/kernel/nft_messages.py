@@ -6,26 +6,31 @@ Sets and maps are declared as data (`NamedSet`). Elements are written as nft(8) 
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from labkit.errors import KernelError
 from labkit.kernel.netlink import APPEND, CREATE, EXCL, Message, Netlink, attribute, nested, open_in, text_attribute
-from labkit.kernel.nft_rules import INET, IPV4, PROTOCOLS, Piece, number, value
+from labkit.kernel.nft_rules import INET, IPV4, IPV6, PROTOCOLS, Piece, number, value
 
 _NETFILTER = 12  # NETLINK_NETFILTER
-_SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
-_NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _GETRULE, _DELRULE, _NEWSET, _NEWSETELEM, _GETSETELEM, _DELSETELEM = (
-    _SUBSYSTEM << 8 | number for number in (0, 2, 3, 6, 7, 8, 9, 12, 13, 14)
+SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
+_NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _DELRULE, _NEWSET, _NEWSETELEM, _GETSETELEM, _DELSETELEM, _GETGEN = (
+    SUBSYSTEM << 8 | number for number in (0, 2, 3, 6, 8, 9, 12, 13, 14, 16)
 )
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _IS_MAP = 0x8  # NFT_SET_MAP
 _HOST_ORDER = bytes((0, 4)) + struct.pack("=I", 1)  # for nft(8): the keys are in the machine's byte order
-_FAMILIES = {INET: "inet", IPV4: "ip"}
+FAMILIES = {INET: "inet", IPV4: "ip", IPV6: "ip6"}
 _ELEMENTS_A_MESSAGE = 256  # an attribute's length has 16 bits
 _ROOM = 1 << 16  # a datagram up to here needs no larger buffer
 _SOL_NETLINK, _EXTENDED_ACK, _SO_SNDBUFFORCE = 270, 11, 32
+
+ABSENT = (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL, errno.EAFNOSUPPORT, errno.EPERM)
+"""What is said where there is no nf_tables, or none for us."""
 
 HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
 
@@ -116,7 +121,7 @@ def transact(*messages: Message, netns: str = "", fd: int = -1) -> None:
 
     `fd` is a socket of `connect` to use instead. Raises KernelError for the first message that the kernel refuses.
     """
-    mark = struct.pack(">BBH", 0, 0, _SUBSYSTEM)
+    mark = struct.pack(">BBH", 0, 0, SUBSYSTEM)
     batch = (Message(_BATCH_BEGIN, 0, mark, ""), *messages, Message(_BATCH_END, 0, mark, ""))
     if fd >= 0:
         with Netlink(fd=fd) as link:
@@ -133,21 +138,32 @@ def ask(message: Message, netns: str = "") -> list[bytes]:
         return link.send(message)
 
 
+def is_there(netns: str = "") -> bool:
+    """Whether this kernel has nf_tables, and lets us use it."""
+    try:
+        ask(_message(_GETGEN, 0, 0, ""), netns)
+    except KernelError as error:
+        if error.errno in ABSENT:
+            return False
+        raise
+    return True
+
+
 def add_table(family: int, table: str, new: bool = False) -> Message:
     """Make a table. One that is there already is no failure, unless `new` asks for EEXIST then."""
-    text = f"{'create' if new else 'add'} table {_FAMILIES[family]} {table}"
+    text = f"{'create' if new else 'add'} table {FAMILIES[family]} {table}"
     flags = CREATE | EXCL if new else CREATE
     return _message(_NEWTABLE, flags, family, text, text_attribute(1, table), number(2, 0))
 
 
 def delete_table(family: int, table: str) -> Message:
     """Delete a table with all that it has. ENOENT if there is none."""
-    return _message(_DELTABLE, 0, family, f"delete table {_FAMILIES[family]} {table}", text_attribute(1, table))
+    return _message(_DELTABLE, 0, family, f"delete table {FAMILIES[family]} {table}", text_attribute(1, table))
 
 
 def add_chain(family: int, table: str, chain: Chain) -> Message:
     attributes = [text_attribute(1, table), text_attribute(3, chain.name)]
-    text = f"add chain {_FAMILIES[family]} {table} {chain.name}"
+    text = f"add chain {FAMILIES[family]} {table} {chain.name}"
     if chain.hook:
         hook = nested(4, number(1, HOOKS[chain.hook]), number(2, chain.priority))
         attributes += [hook, number(5, 1), text_attribute(7, chain.kind)]  # policy NF_ACCEPT
@@ -155,11 +171,29 @@ def add_chain(family: int, table: str, chain: Chain) -> Message:
     return _message(_NEWCHAIN, CREATE, family, text, *attributes)
 
 
-def add_rule(family: int, table: str, chain: str, pieces: tuple[Piece, ...], first: bool = False) -> Message:
+def add_rule(
+    family: int, table: str, chain: str, pieces: tuple[Piece, ...], first: bool = False, comment: str = ""
+) -> Message:
     """Append a rule to a chain, or put it in front."""
-    body = (text_attribute(1, table), text_attribute(2, chain), nested(4, *(piece.packed for piece in pieces)))
-    said = f"{'insert' if first else 'add'} rule {_FAMILIES[family]} {table} {chain} {rule_text(pieces)}"
+    body = [text_attribute(1, table), text_attribute(2, chain), nested(4, *(piece.packed for piece in pieces))]
+    said = f"{'insert' if first else 'add'} rule {FAMILIES[family]} {table} {chain} {rule_text(pieces)}"
+    if comment:
+        body.append(attribute(7, comment_data(comment)))
+        said += f' comment "{comment}"'
     return _message(_NEWRULE, CREATE | (0 if first else APPEND), family, said, *body)
+
+
+def comment_data(comment: str) -> bytes:
+    """A rule's comment, as nft(8) and iptables-nft(8) keep it: type, length, text."""
+    data = comment.encode() + b"\0"
+    return bytes((0, len(data))) + data
+
+
+def delete_rule(family: int, table: str, chain: str, handle: bytes) -> Message:
+    """Delete the rule with this handle (eight bytes, as the kernel says it)."""
+    said = f"delete rule {FAMILIES[family]} {table} {chain} handle {int.from_bytes(handle, 'big')}"
+    body = (text_attribute(1, table), text_attribute(2, chain), attribute(3, handle))
+    return _message(_DELRULE, 0, family, said, *body)
 
 
 def rule_text(pieces: tuple[Piece, ...]) -> str:
@@ -197,7 +231,7 @@ def add_set(family: int, table: str, declared: NamedSet, identity: int) -> Messa
     if declared.key == (LINK_NAME,):
         attributes += [attribute(13, _HOST_ORDER)]
     kind, _, rest = declared.declaration.partition(" ")
-    text = f"add {kind} {_FAMILIES[family]} {table} {rest}"
+    text = f"add {kind} {FAMILIES[family]} {table} {rest}"
     return _message(_NEWSET, CREATE, family, text, *attributes)
 
 
@@ -231,7 +265,7 @@ def add_elements(
     messages = []
     for start in range(0, len(elements), _ELEMENTS_A_MESSAGE):
         some = elements[start : start + _ELEMENTS_A_MESSAGE]
-        text = f"{verb} element {_FAMILIES[family]} {table} {declared.name} {element_text(some)}"
+        text = f"{verb} element {FAMILIES[family]} {table} {declared.name} {element_text(some)}"
         names = (text_attribute(1, table), text_attribute(2, declared.name))
         messages.append(_message(_NEWSETELEM, flags, family, text, *names, _elements(declared, some, True)))
     return tuple(messages)
@@ -240,7 +274,7 @@ def add_elements(
 def delete_element(family: int, table: str, declared: NamedSet, element: Element) -> Message:
     """Take an element out by its key. ENOENT if it isn't there."""
     key = Element(element.key)
-    text = f"delete element {_FAMILIES[family]} {table} {declared.name} {element_text((key,))}"
+    text = f"delete element {FAMILIES[family]} {table} {declared.name} {element_text((key,))}"
     names = (text_attribute(1, table), text_attribute(2, declared.name))
     return _message(_DELSETELEM, 0, family, text, *names, _elements(declared, (key,), False))
 
@@ -248,7 +282,7 @@ def delete_element(family: int, table: str, declared: NamedSet, element: Element
 def get_element(family: int, table: str, declared: NamedSet, element: Element) -> Message:
     """Ask for the element with this key. ENOENT if it isn't there."""
     key = Element(element.key)
-    text = f"get element {_FAMILIES[family]} {table} {declared.name} {element_text((key,))}"
+    text = f"get element {FAMILIES[family]} {table} {declared.name} {element_text((key,))}"
     names = (text_attribute(1, table), text_attribute(2, declared.name))
     return _message(_GETSETELEM, 0, family, text, *names, _elements(declared, (key,), False))
 

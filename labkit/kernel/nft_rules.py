@@ -198,7 +198,7 @@ ACCEPT = _verdict("accept", _ACCEPT)
 DROP = _verdict("drop", _DROP)
 RETURN = _verdict("return", _RETURN)
 MASQUERADE = Piece("masquerade", _expression("masq"))
-COUNTER = Piece("counter", _expression("counter"))
+COUNTER = Piece("counter", _expression("counter", attribute(1, bytes(8)), attribute(2, bytes(8))))
 
 
 def jump(chain: str) -> Piece:

@@ -81,10 +81,7 @@ RULES: Rules = (
     (
         # Bridges have route_localnet, for the host's 127.0.0.1: containers must not use it.
         Chain("raw", "filter", "prerouting", -300),
-        (
-            (_FROM_BRIDGE, rule.inside(SOURCE[IPV4], _LOOPBACK), rule.DROP),
-            (_FROM_BRIDGE, rule.inside(DESTINATION[IPV4], _LOOPBACK), rule.DROP),
-        ),
+        ((_FROM_BRIDGE, rule.inside(DESTINATION[IPV4], _LOOPBACK), rule.DROP),),
     ),
     (
         Chain("prerouting", "nat", "prerouting", -100),

@@ -251,7 +251,7 @@ class House:
         for network in ("172.30.0.0/24", "172.31.0.0/24", "172.32.0.0/24"):
             self.lan.command(f"ip route add {network} via 192.168.50.1")
         self.lan.serve("lan", 80)
-        self.host.serve("host", 82)
+        self.host.serve("host", 82, 8080)  # 8080 as labkit holds it
         for key in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
             self.host.sysctl(key, "1")
         for key in ("iptables", "ip6tables"):
@@ -457,31 +457,41 @@ def listening(namespace: Namespace, address: str, port: int) -> Iterator[Callabl
 @pytest.mark.root
 @pytest.mark.parametrize("where", ["lan", "one"])
 def test_nobody_outside_may_use_127_0_0_1(house: House, where: str) -> None:
-    """A neighbour that routes 127.0.0.1 to the host, or sends from it, as CVE-2020-8558 did."""
+    """A neighbour that routes 127.0.0.1 to the host, as in CVE-2020-8558."""
     outside = house.lan if where == "lan" else house.containers[where]
-    gateway, host = ("192.168.50.1", "192.168.50.1") if where == "lan" else ("172.30.0.1", "172.30.0.1")
+    gateway = "192.168.50.1" if where == "lan" else "172.30.0.1"
     outside.command(
-        "ip route del local 127.0.0.0/8 dev lo table local; ip route add 127.0.0.1/32 via "
-        + gateway
-        + " onlink dev eth0"
-        "; echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet"
+        "ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local"
+        f"; ip route add 127.0.0.1/32 via {gateway} onlink dev eth0"
     )
-    private_port = listening(house.host, "127.0.0.1", 7001)
-    public_port = listening(house.host, "0.0.0.0", 7002)
+    outside.sysctl("net/ipv4/conf/eth0/route_localnet", "1")
     try:
-        with private_port as private, public_port as public:
+        with listening(house.host, "127.0.0.1", 7001) as private, listening(house.host, "0.0.0.0", 7002) as public:
             with outside.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
                 sock.sendto(b"?", ("127.0.0.1", 7001))
-                sock.sendto(b"?", (host, 7002))
+                sock.sendto(b"?", (gateway, 7002))
             assert (private(), bool(public())) == ("", True)
             assert ask(outside, "127.0.0.1", 8081) == ""
-            with outside.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                sock.bind(("127.0.0.1", 0))
-                sock.sendto(b"?", (host, 7002))
-            assert public() == ""
+            assert ask(outside, "127.0.0.1", 8080) == ""
+            assert ask(outside, gateway, 8080).startswith("one")
     finally:
         outside.command("ip route del 127.0.0.1/32; ip route add local 127.0.0.0/8 dev lo table local")
+        outside.command("ip route add local 127.0.0.1 dev lo table local")
         outside.sysctl("net/ipv4/conf/eth0/route_localnet", "0")
+
+
+@pytest.mark.root
+def test_what_cannot_be_translated_reaches_the_held_port(house: House) -> None:
+    """::1 never leaves a host, and link-local addresses are not forwarded: the proxy's socket serves both."""
+    link_local = house.host.command("ip -6 -o address show dev lan0 scope link").split()[3].partition("/")[0]
+    answers = ask_all(
+        {
+            "::1": (house.host, "::1", 8080, "tcp"),
+            "::1, UDP": (house.host, "::1", 8080, "udp"),
+            "link-local": (house.lan, f"{link_local}%eth0", 8080, "tcp"),
+        }
+    )
+    assert {label: answer.split()[:1] for label, answer in answers.items()} == {label: ["host"] for label in answers}
 
 
 @pytest.mark.root
