@@ -282,8 +282,8 @@ def test_cidfile(daemon: Daemon, tmp_path: Path) -> None:
     [
         (("--init",), "--init"),
         (("-p", "8080:80"), "published ports"),
-        (("-v", "/tmp:/x"), "volumes"),
-        (("--mount", "type=bind,src=/tmp,dst=/x"), "volumes"),
+        (("-v", "/tmp:/"), "destination can't be '/'"),
+        (("--mount", "type=bind,src=/not/there,dst=/x"), "bind source path does not exist: /not/there"),
         (("-m", "1m"), "Minimum memory limit allowed is 6MB"),
         (("-m", "64m", "--memory-swap", "32m"), "Minimum memoryswap limit should be larger than memory limit"),
         (("--cpus", "1000"), "range of CPUs is from 0.01 to"),

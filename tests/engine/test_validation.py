@@ -82,7 +82,7 @@ def test_what_can_be_passes_without_a_word(host: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        {"Binds": ["/a:/b"]}, {"Mounts": [{}]}, {"PortBindings": {"80/tcp": None}}, {"Init": True}, {"Links": ["x"]},
+        {"PortBindings": {"80/tcp": None}}, {"Init": True}, {"Links": ["x"]},
         {"BlkioWeight": 10}, {"StorageOpt": {"size": "1"}}, {"DeviceRequests": [{}]}, {"PidMode": "container:x"},
         {"NetworkMode": "container:x"}, {"RestartPolicy": {"Name": "always"}}, {"LogConfig": {"Type": "syslog"}},
         {"LogConfig": {"Config": {"max-size": "1m"}}},
@@ -124,8 +124,7 @@ def test_warnings() -> None:
     assert check_config() == check_config(Healthcheck={"Test": ["NONE"]}) == []
     (health,) = check_config(Healthcheck={"Test": ["CMD", "true"]})
     assert "health checks" in health
-    (volumes,) = check_config(Volumes={"/b": {}, "/a": {}})
-    assert "/a, /b" in volumes
+    assert check_config(Volumes={"/b": {}, "/a": {}}) == []
 
 
 @pytest.mark.parametrize(
