@@ -41,7 +41,6 @@ _DEFAULT_OPTIONS = {
     "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
     "com.docker.network.driver.mtu": "1500",
 }
-_MOST_BRIDGES = 100
 
 
 class Network:
@@ -111,11 +110,8 @@ class Networks:
             config = IPAMConfig(Subnet=str(parse_network(bip, "--bip")), Gateway=bip.split("/")[0])
             record.IPAM.Config = [config]
         with Netlink() as netlink:
-            taken = {link.name for link in read_links(netlink)}
             host = [parse_network(text) for text in read_networks(netlink)]
-        record.Bridge = next(
-            name for name in (f"{planning.PREFIX}{number}" for number in range(_MOST_BRIDGES)) if name not in taken
-        )
+        record.Bridge = planning.default_bridge(self.table, record.Id)
         record.Options = {**_DEFAULT_OPTIONS, "com.docker.network.bridge.name": record.Bridge}
         record.IPAM.Config = settle_subnets(record, (), host)
 

@@ -45,7 +45,7 @@ class Names:
         return self
 
     def _serve(self) -> None:
-        while self._end not in select.select([self._sock, self._end], [], [])[0]:
+        while self._end not in select.select([self._sock.fileno(), self._end], [], [])[0]:
             data, client = self._sock.recvfrom(messages.STREAM)
             try:
                 query = messages.read_query(data)

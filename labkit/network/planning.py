@@ -33,6 +33,11 @@ def bridge_name(identity: str) -> str:
     return f"{PREFIX}-{identity[:8]}"
 
 
+def default_bridge(table: str, identity: str) -> str:
+    """The bridge of the default network: `labkit0`; daemons beside the first one have another, whenever they start."""
+    return f"{PREFIX}0" if table == PREFIX else bridge_name(identity)
+
+
 def mark(table: str, identity: str) -> str:
     """The alias of a bridge: which daemon's it is, and which network's."""
     return f"{table} {identity}"
