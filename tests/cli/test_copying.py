@@ -187,6 +187,19 @@ def test_the_same_words_copy_the_same(daemon: Daemon, tmp_path: Path) -> None:
     assert "".join(found) == ""
 
 
+def test_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker's, and some examples."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/x.sock")  # no engine is asked
+
+    def told(*command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+
+    if recorded.is_installed():
+        recorded.check("copies", "--help", told("docker", "cp", "--help"))
+    ours = re.sub(r"Examples:\n(  .*\n)+\n", "", told(*LABKIT, "cp", "--help"))
+    assert ours.replace("labkit", "docker") == recorded.answers("copies")["--help"]
+
+
 @pytest.mark.root
 def test_archives_and_changes(daemon: Daemon) -> None:
     daemon.docker("run", "--network", "none", "--name", "box", "busybox", "sh", "-c", "echo x >/tmp/x; rm /bin/awk")

@@ -303,7 +303,7 @@ run --rm --dns 1.2.3.4 --dns-search lab --dns-option ndots:1 labbb grep -v "^#" 
 
 HELPS = """
 commit export images ps inspect stop kill restart wait rm logs attach rename top pause unpause port tag load save import
-history pull info events
+history pull info events diff
 """
 
 
