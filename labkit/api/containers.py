@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from labkit.api.http import Answer, Hijack, Hijacked, Request, Response, Route, Stream, json_response
-from labkit.engine import attaching, life, processes, reading, validation, views
+from labkit.engine import attaching, legacy_links, life, processes, reading, validation, views
 from labkit.engine.clock import parse_rfc3339, parse_timestamp
 from labkit.engine.container import Container
 from labkit.engine.engine import Engine
@@ -76,9 +76,10 @@ class Containers:
 
     async def inspect(self, request: Request) -> Answer:
         container = self._find(request)
+        links = legacy_links.shown(self.engine, container)
         if request.flag("size"):
-            return json_response(await asyncio.to_thread(views.inspect, container, True))
-        return json_response(views.inspect(container, False))
+            return json_response(await asyncio.to_thread(views.inspect, container, True, links))
+        return json_response(views.inspect(container, False, links))
 
     async def start(self, request: Request) -> Answer:
         await life.start(self.engine, self._find(request), request.context)

@@ -12,7 +12,7 @@ from labkit.engine import connecting
 from labkit.engine.clock import parse_rfc3339, parse_timestamp
 from labkit.engine.engine import Engine
 from labkit.engine.networks import Network
-from labkit.errors import Forbidden, InvalidParameter
+from labkit.errors import Forbidden, InvalidParameter, NotFound
 from labkit.network.models import ConnectBody, NetworkCreateBody
 
 _KNOWN = ("dangling", "driver", "id", "label", "name", "scope", "type")
@@ -61,7 +61,12 @@ class Networks:
     async def disconnect(self, request: Request) -> Answer:
         """`NetworkDisconnect`."""
         body = await request.json(ConnectBody)
-        container = self.engine.find(body.Container)
+        try:
+            container = self.engine.find(body.Container)
+        except NotFound as error:
+            if body.Force:  # dockerd then looks for an endpoint of that name, which outlived its container
+                raise NotFound(f"endpoint {body.Container} not found") from error
+            raise
         await connecting.disconnect(self.engine, self._find(request), container, request.context)
         return Response(200)
 

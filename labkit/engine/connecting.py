@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from labkit.engine.engine import Engine
     from labkit.engine.networks import Network
 
+_HOST = "container cannot be disconnected from host network or connected to host network"
+
 
 def users(engine: Engine, network: Network) -> list[Container]:
     """The containers that have an endpoint in a network, or will have when they are started."""
@@ -36,8 +38,6 @@ async def connect(
             raise Forbidden(f"endpoint with name {container.name} already exists in network {network.name}")
         endpoint = wanted or Endpoint()
         endpoints.check_endpoint(engine, network.name, endpoint)
-        if set(container.record.Networks) == {"none"}:
-            del container.record.Networks["none"]
         container.record.Networks[network.name] = endpoint
         if container.run.running:
             try:
@@ -52,15 +52,16 @@ async def connect(
 
 
 def _check_connectable(network: Network, container: Container) -> None:
-    if container.record.HostConfig.NetworkMode == "host" or network.name == "host":
-        raise Forbidden("container cannot be connected to host network or disconnected from it: it has the host's")
-    if endpoints.shares(container.record):
-        raise Forbidden(
-            "container sharing network namespace with another container or host "
-            "cannot be connected to any other network"
+    """moby `daemon/container_operations.go`, `updateNetworkSettings`."""
+    if network.name == "host" and container.record.HostConfig.NetworkMode != "host":
+        raise InvalidParameter(_HOST)
+    if endpoints.shares(container.record) or container.record.HostConfig.NetworkMode == "host":
+        raise InvalidParameter(
+            "container sharing network namespace with another container or host cannot be connected to any other "
+            "network"
         )
-    if network.name == "none":
-        raise Forbidden(
+    if "none" in container.record.Networks or (network.name == "none" and container.record.Networks):
+        raise InvalidParameter(
             "container cannot be connected to multiple networks with one of the networks in private (none) mode"
         )
     if container.record.State.Dead:
@@ -70,6 +71,10 @@ def _check_connectable(network: Network, container: Container) -> None:
 
 
 def _connect_running(engine: Engine, network: Network, container: Container, trace: TraceContext) -> None:
+    endpoints.enter(container, network)
+    if not network.has_links:
+        engine.networks.tell(network, "connect", container)
+        return
     endpoints.lease(engine, container, network)
     netns = f"/proc/{container.run.pid}/ns/net"
     attached = endpoints.attachment(container, network, _networks(engine, container))
@@ -90,9 +95,8 @@ def _connect_running(engine: Engine, network: Network, container: Container, tra
 def _networks(engine: Engine, container: Container) -> list[Network]:
     """The networks that a running container is attached to, in the record's order."""
     found = engine.networks.found
-    return [
-        found[one.NetworkID] for one in container.record.Networks.values() if one.NetworkID in found and one.EndpointID
-    ]
+    attached = [one.NetworkID for one in container.record.Networks.values() if one.EndpointID]
+    return [found[identity] for identity in attached if identity in found and found[identity].has_links]
 
 
 def default_routes(engine: Engine, container: Container, netns: str) -> list[Operation]:
@@ -121,7 +125,7 @@ async def disconnect(engine: Engine, network: Network, container: Container, tra
     """Take a container off a network. Raises Forbidden, InvalidParameter in dockerd's words."""
     async with container.lock:
         if network.name == "host" or container.record.HostConfig.NetworkMode == "host":
-            raise Forbidden("container cannot be disconnected from host network or connected to host network")
+            raise InvalidParameter(_HOST)
         endpoint = container.record.Networks.get(network.name)
         if endpoint is None:
             raise Forbidden(f"container {container.id} is not connected to network {network.name}")
@@ -139,6 +143,9 @@ async def disconnect(engine: Engine, network: Network, container: Container, tra
 def _disconnect_running(
     engine: Engine, network: Network, container: Container, endpoint: Endpoint, trace: TraceContext
 ) -> None:
+    if not network.has_links:
+        endpoints.let_go(engine, container, network, endpoint)
+        return
     netns = f"/proc/{container.run.pid}/ns/net"
     interface = container.record.Sandbox.Interfaces[network.name]
     operations = planning.disconnect_operations(network.record, endpoint, interface, netns)

@@ -21,6 +21,7 @@ def make_record(
     """The record of a new container: what was asked, filled up with what its image says."""
     config = Config(**{field: getattr(body, field) for field in _CONFIG_FIELDS})
     host = validation.default_host_config(body.HostConfig)
+    validation.check_network_mode(config, host, body.NetworkingConfig)
     validation.merge_image(config, image_config)
     entrypoint, command = words(config.Entrypoint), words(config.Cmd)
     if entrypoint == [""]:

@@ -10,11 +10,11 @@ import ipaddress
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from labkit.engine import naming
+from labkit.engine import legacy_links, naming
 from labkit.engine.models import ContainerRecord, Sandbox
 from labkit.engine.networks import DEFAULT, Network
 from labkit.engine.stdio import Pipes
@@ -39,13 +39,14 @@ class Joined:
     """What a container that is about to start has been given, and the operations of its init that make it so.
 
     `namespace` is the path of another container's network namespace that it joins, `files` the directory of its
-    hosts and resolv.conf then.
+    hosts and resolv.conf then; `environment` the variables of its links.
     """
 
     attachments: list[Attachment] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
     namespace: str = ""
     files: str = ""
+    environment: list[str] = field(default_factory=list)
 
     @property
     def has_names(self) -> bool:
@@ -67,9 +68,9 @@ def configure(engine: Engine, record: ContainerRecord, wanted: NetworkingConfig 
     host = record.HostConfig
     mode = DEFAULT if host.NetworkMode in ("", "default") else host.NetworkMode
     if mode.startswith("container:"):
-        target = engine.find(mode.removeprefix("container:"))
-        host.NetworkMode = f"container:{target.id}"
-        _check_shared(record)
+        # Whether there is such a container is asked at the start, as dockerd does: `run` pulls an image at "not found".
+        with suppress(NotFound):
+            host.NetworkMode = f"container:{engine.find(mode.removeprefix('container:')).id}"
         return
     host.NetworkMode = mode
     given = dict((wanted.EndpointsConfig if wanted else None) or {})
@@ -93,22 +94,6 @@ def _known_name(engine: Engine, reference: str) -> str:
         return engine.networks.find(reference).name
     except NotFound:
         return reference
-
-
-def _check_shared(record: ContainerRecord) -> None:
-    """What makes no sense in another container's network (moby `runconfig/hostconfig_unix.go`)."""
-    host, config = record.HostConfig, record.Config
-    conflicts = (
-        (config.Hostname and config.Hostname != record.Id[:12], "hostname and the network mode"),
-        (host.Links, "host type networking can't be used with links. This would result in undefined behavior"),
-        (host.Dns, "dns and the network mode"),
-        (host.ExtraHosts, "custom host-to-IP mapping and the network mode"),
-        (host.PortBindings or host.PublishAllPorts, "port publishing and the container type network mode"),
-        (isinstance(config.ExposedPorts, dict) and config.ExposedPorts and host.PublishAllPorts, "port exposing"),
-    )
-    for present, words in conflicts:
-        if present:
-            raise InvalidParameter(f"conflicting options: {words}")
 
 
 def check_endpoint(engine: Engine, name: str, endpoint: Endpoint) -> None:
@@ -172,10 +157,12 @@ def _join_all(engine: Engine, container: Container) -> Joined:
     found = []
     for name in list(container.record.Networks):
         network = engine.networks.find(name)
-        if network.record.Driver not in ("host", "null"):
+        enter(container, network)
+        if network.has_links:
             lease(engine, container, network)
             found.append(network)
-    joined = Joined([attachment(container, network, found) for network in found])
+    attachments = [attachment(container, network, found) for network in found]
+    joined = Joined(attachments, environment=legacy_links.environment(engine, container))
     _claim_ports(engine, container, joined)
     return joined
 
@@ -272,18 +259,23 @@ def _address_of(container: Container, network: Network, version: int) -> str:
     return endpoint.IPAddress if version == 4 else endpoint.GlobalIPv6Address
 
 
+def enter(container: Container, network: Network) -> None:
+    """A container is about to have an endpoint in a network."""
+    endpoint = container.record.Networks[network.name]
+    endpoint.EndpointID, endpoint.NetworkID = os.urandom(32).hex(), network.id
+    network.attached[container.id] = container
+
+
 def lease(engine: Engine, container: Container, network: Network) -> None:
     """Lease addresses for one endpoint of a container and fill it in."""
     record = container.record
     endpoint = record.Networks[network.name]
-    endpoint.EndpointID, endpoint.NetworkID = os.urandom(32).hex(), network.id
-    network.attached[container.id] = container
     asked = endpoint.IPAMConfig
     for version, wanted in ((4, asked.IPv4Address if asked else ""), (6, asked.IPv6Address if asked else "")):
         pool = network.pool(version)
         if pool is None:
             continue
-        address = pool.take(ipaddress.ip_address(wanted)) if wanted else pool.lease(network.name)
+        address = pool.take(ipaddress.ip_address(wanted)) if wanted else pool.lease(f"{network.name} ({network.id})")
         gateway = "" if network.record.Internal else str(pool.gateway)
         if version == 4:
             endpoint.IPAddress, endpoint.IPPrefixLen, endpoint.Gateway = str(address), pool.subnet.prefixlen, gateway
@@ -345,15 +337,15 @@ def _clear(record: ContainerRecord, name: str, endpoint: Endpoint) -> None:
 
 def opened(engine: Engine, container: Container, descriptors: dict[str, int], held: Context) -> None:
     """The container runs: let others find it by name, answer its own questions, serve its ports (`held` has them)."""
-    for name, endpoint in container.record.Networks.items():
+    for endpoint in container.record.Networks.values():
         if (network := engine.networks.found.get(endpoint.NetworkID)) and endpoint.EndpointID:
             announce(engine, container, network)
             engine.networks.tell(network, "connect", container)
-        elif name in ("host", "none"):
-            engine.networks.tell(engine.networks.find(name), "connect", container)
     serve_names(engine, container, descriptors)
     serve_ports(engine, container, held)
-    naming.relink(engine, container)
+    for other in legacy_links.linked(engine, container):  # perhaps at another address now
+        for operation in naming.file_operations(engine, other, False)[:1]:
+            operation.run(Context())
 
 
 def serve_names(engine: Engine, container: Container, descriptors: dict[str, int]) -> None:
@@ -443,13 +435,11 @@ def end(engine: Engine, container: Container) -> list[Operation]:
     if ports := engine.networks.proxies.pop(container.id, None):
         ports.stop()
     operations = publishing.withdraw_operations(engine.networks.table, container.record.Sandbox.Ports)
-    for name, endpoint in container.record.Networks.items():
+    for endpoint in container.record.Networks.values():
         network = engine.networks.found.get(endpoint.NetworkID)
         if network and endpoint.EndpointID:
             operations += planning.detach_operations(network.record, endpoint)
             engine.networks.tell(network, "disconnect", container)
-        elif name in ("host", "none"):
-            engine.networks.tell(engine.networks.find(name), "disconnect", container)
     return operations
 
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from labkit.engine import spec, starting, stdio, users, validation
+from labkit.engine import legacy_links, spec, starting, stdio, users, validation
 from labkit.engine.container import Container
 from labkit.engine.life import failed_span, started_span
 from labkit.engine.models import ExecCreateBody
@@ -136,7 +136,8 @@ def make_plan(
     record = container.record
     identity = starting.identity(container, body.User or record.Config.User)
     cgroup = engine.settings.cgroup(record.Id, record.HostConfig.CgroupParent)
-    facts = spec.Facts(container.rootfs, container.directory, cgroup, identity, engine.machine)
+    links = tuple(legacy_links.environment(engine, container))
+    facts = spec.Facts(container.rootfs, container.directory, cgroup, identity, engine.machine, environment=links)
     process = exec_process(container, body, facts, identity)
     bundle = {"linux": {"namespaces": spec.namespaces(record.HostConfig, engine.machine), "cgroupsPath": cgroup}}
     seccomp = starting.Filter() if body.Privileged else starting.filter_of(record, engine.machine)
@@ -150,7 +151,7 @@ def exec_process(
     record = container.record
     process = spec.process(record, facts)
     terminal = ["TERM=xterm"] if body.Tty else []
-    environment = [*terminal, *(record.Config.Env or []), *(body.Env or [])]
+    environment = [*terminal, *facts.environment, *(record.Config.Env or []), *(body.Env or [])]
     process |= {
         "terminal": body.Tty,
         "args": list(body.Cmd or []),

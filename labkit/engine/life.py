@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from labkit.engine import creation, disk, endpoints, mountpoints, naming, starting, stdio, validation
+from labkit.engine import creation, disk, endpoints, legacy_links, mountpoints, naming, starting, stdio, validation
 from labkit.engine.clock import rfc3339
 from labkit.engine.container import Container
 from labkit.engine.execution import carry_out
@@ -60,7 +60,7 @@ async def create(
     lower = engine.images.lower_dirs(image)
     record.Layers = [os.path.relpath(path, engine.settings.images) for path in lower]
     record.Name = f"/{name or random_name(engine.names)}"
-    naming.check_links(engine, record.HostConfig)
+    legacy_links.settle(engine, record)
     endpoints.configure(engine, record, body.NetworkingConfig)
     record.MountPoints = mountpoints.resolve(engine, record, version)
     hosts = naming.hosts_text(record, naming.gateways(engine.networks), [])

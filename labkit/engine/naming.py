@@ -10,11 +10,11 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from labkit.engine import legacy_links
 from labkit.engine.models import ContainerRecord, HostConfig
-from labkit.errors import Conflict, InvalidParameter, NotFound
 from labkit.kernel.storage import OverwriteFile
 from labkit.network import files
-from labkit.plan import Context, Operation
+from labkit.plan import Operation
 
 if TYPE_CHECKING:
     from labkit.engine.container import Container
@@ -68,53 +68,9 @@ def gateways(networks: Networks) -> tuple[str, ...]:
 def file_operations(engine: Engine, container: Container, has_names: bool) -> list[Operation]:
     """What brings a container's files to what is true now."""
     record = container.record
-    linked = linked_hosts(engine, container)
+    linked = legacy_links.hosts(engine, container)
     texts = {
         "hosts": hosts_text(record, gateways(engine.networks), linked),
         "resolv.conf": resolver_text(record, has_names),
     }
     return [OverwriteFile(os.path.join(container.directory, name), text) for name, text in texts.items()]
-
-
-def parse_link(text: str) -> tuple[str, str]:
-    """Name and alias of `--link NAME[:ALIAS]`. Raises InvalidParameter."""
-    name, _, alias = text.partition(":")
-    name = name.lstrip("/")
-    alias = alias.rsplit("/", 1)[-1] or name
-    if not name or ":" in alias:
-        raise InvalidParameter(f"bad format for links: {text}")
-    return name, alias
-
-
-def check_links(engine: Engine, host: HostConfig) -> None:
-    """The containers that are linked to exist. Raises InvalidParameter in dockerd's words."""
-    for text in host.Links or ():
-        name, _ = parse_link(text)
-        try:
-            engine.find(name)
-        except NotFound as error:
-            raise InvalidParameter(f"could not get container for {name}: {error}") from error
-
-
-def linked_hosts(engine: Engine, container: Container) -> list[tuple[str, str]]:
-    """The lines of a container's links on the default bridge. Raises Conflict if one doesn't run."""
-    found = []
-    for text in container.record.HostConfig.Links or ():
-        name, alias = parse_link(text)
-        target = engine.find(name)
-        endpoint = target.record.Networks.get("bridge")
-        if not target.run.running:
-            raise Conflict(f"Cannot link to a non running container: /{name} AS {container.record.Name}/{alias}")
-        if endpoint and endpoint.IPAddress:
-            names = dict.fromkeys((alias, target.record.Config.Hostname, target.name))
-            found.append((endpoint.IPAddress, " ".join(names)))
-    return found
-
-
-def relink(engine: Engine, target: Container) -> None:
-    """A container has started, perhaps at another address: tell those that run and are linked to it."""
-    for other in engine.containers.values():
-        links = other.record.HostConfig.Links or ()
-        if other.run.running and any(engine.names.get(parse_link(text)[0]) is target for text in links):
-            for operation in file_operations(engine, other, False)[:1]:
-                operation.run(Context())

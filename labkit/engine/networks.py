@@ -68,6 +68,11 @@ class Network:
         """Whether its containers find each other by name: those of user-defined networks do."""
         return not self.predefined
 
+    @property
+    def has_links(self) -> bool:
+        """Whether an endpoint in it is a link with addresses: not where containers have the host's network, or none."""
+        return self.record.Driver not in ("host", "null")
+
     def pool(self, version: int) -> Pool | None:
         """The subnet of a family of which addresses are leased."""
         return next((pool for pool in self.pools if pool.subnet.version == version), None)

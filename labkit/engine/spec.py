@@ -48,7 +48,7 @@ class Facts:
 
     `devices` are those of `--device` and `--privileged`, in the spec's own form. `network` is the path of a network
     namespace to join, empty for one of its own; `files` is where hosts and resolv.conf lie, if not in `directory`;
-    `mounts` are what a user mounts.
+    `mounts` are what a user mounts, `environment` the variables of links.
     """
 
     root: str
@@ -60,6 +60,7 @@ class Facts:
     network: str = ""
     files: str = ""
     mounts: tuple[Spec, ...] = ()
+    environment: tuple[str, ...] = ()
 
 
 def build(record: ContainerRecord, facts: Facts, seccomp: Spec | None) -> Spec:
@@ -87,7 +88,7 @@ def process(record: ContainerRecord, facts: Facts) -> Spec:
         "terminal": config.Tty,
         "user": user(facts.identity),
         "args": [record.Path, *record.Args],
-        "env": environment(record, facts.identity, config.Env or []),
+        "env": environment(record, facts.identity, [*facts.environment, *(config.Env or ())]),
         "cwd": config.WorkingDir or "/",
         "capabilities": capabilities(host, facts.machine, facts.identity.uid),
         "noNewPrivileges": no_new_privileges(host),

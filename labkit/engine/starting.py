@@ -57,6 +57,7 @@ def prepare(
         devices=devices,
         network=joined.namespace,
         files=joined.files,
+        environment=tuple(joined.environment),
         mounts=tuple(mounts.user_mounts(record, settings)),
     )
     seccomp = filter_of(record, machine)

@@ -67,13 +67,13 @@ def _container(engine: Engine, container: Container, links: dict[str, Link], mas
     record = container.record
     endpoints = []
     for name, endpoint in record.Networks.items():
-        if not endpoint.EndpointID:
+        if name not in record.Sandbox.Interfaces:  # nowhere yet, or where there are no links: host and none
             continue
         link = links.get(veth_name(endpoint))
         endpoints.append(
             {
                 "network": name,
-                "interface": record.Sandbox.Interfaces.get(name, ""),
+                "interface": record.Sandbox.Interfaces[name],
                 "mac": endpoint.MacAddress,
                 "addresses": list(endpoint.addresses()),
                 "link": veth_name(endpoint) if link else "",

@@ -16,10 +16,13 @@ from labkit.engine.spec import wanted_capabilities
 from labkit.errors import InvalidParameter, NotImplementedByLabkit
 from labkit.kernel.capabilities import NUMBERS
 from labkit.kernel.process import RLIMITS
+from labkit.network.models import NetworkingConfig
 
 NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 LEAST_MEMORY = 6 << 20
 MOST_CPUS = 8192  # as in moby: what is larger is a mistake, and must not be counted up to
+_LINKS = "can't be used with links. This would result in undefined behavior"
+_PUBLISHING = "port publishing and the container type network mode"
 _SYSCTLS = ("net.", "fs.mqueue.")
 _IPC_SYSCTLS = {
     "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
@@ -212,6 +215,32 @@ def _check_modes(config: Config, host: HostConfig) -> list[str]:
     if config.Healthcheck and (config.Healthcheck.Test or ["NONE"])[0] != "NONE":
         warnings.append("labkit does not run health checks yet: the container will have no health status.")
     return warnings
+
+
+def check_network_mode(config: Config, host: HostConfig, wanted: NetworkingConfig | None) -> None:
+    """What makes no sense in another's network (moby `runconfig/hostconfig_unix.go`). `config` is what was asked for,
+    without the image's. Raises InvalidParameter in dockerd's words.
+    """
+    kind, colon, target = host.NetworkMode.partition(":")
+    shared = kind == "container" and bool(colon)
+    if shared and not target:
+        raise InvalidParameter("Invalid network mode: invalid container format container:<name|id>")
+    settings = (wanted.EndpointsConfig if wanted else None) or {}
+    own_mac = config.MacAddress or any(one and one.MacAddress for one in settings.values())
+    conflicts = (
+        (shared and config.Hostname, "hostname and the network mode"),
+        (shared and host.Links, f"container type network {_LINKS}"),
+        (shared and host.Dns, "dns and the network mode"),
+        (shared and host.ExtraHosts, "custom host-to-IP mapping and the network mode"),
+        ((shared or kind == "host") and own_mac, "mac-address and the network mode"),
+        (shared and (host.PortBindings or host.PublishAllPorts), _PUBLISHING),
+        (shared and config.ExposedPorts, "port exposing and the container type network mode"),
+        (host.UTSMode == "host" and config.Hostname, "hostname and the UTS mode"),
+        (kind == "host" and host.Links, f"host type networking {_LINKS}"),
+    )
+    for present, words in conflicts:
+        if present:
+            raise InvalidParameter(f"conflicting options: {words}")
 
 
 def _check_network(host: HostConfig) -> list[str]:

@@ -24,10 +24,10 @@ View = dict[str, Any]
 STATES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
 
 
-def inspect(container: Container, size: bool) -> View:
-    """`GET /containers/{id}/json`. `size` also measures the writable layer."""
+def inspect(container: Container, size: bool, links: list[str] | None = None) -> View:
+    """`GET /containers/{id}/json`. `size` also measures the writable layer; `links` are HostConfig.Links."""
     record = container.record
-    host = msgspec.structs.replace(record.HostConfig)
+    host = msgspec.structs.replace(record.HostConfig, Links=links)
     if not host.Privileged:
         host.MaskedPaths = list(MASKED) if host.MaskedPaths is None else host.MaskedPaths
         host.ReadonlyPaths = list(READONLY) if host.ReadonlyPaths is None else host.ReadonlyPaths
@@ -77,11 +77,12 @@ def network_settings(container: Container) -> View:
     """`NetworkSettings`. The fields that repeat the default network's endpoint are for old clients."""
     record = container.record
     running = record.State.Running
+    own = running and not record.HostConfig.NetworkMode.startswith("container:")
     default = record.Networks.get("bridge", Endpoint())
     return {
         "Bridge": "",
-        "SandboxID": record.Id if running else "",
-        "SandboxKey": f"/proc/{container.run.pid}/ns/net" if running else "",
+        "SandboxID": record.Id if own else "",
+        "SandboxKey": f"/proc/{container.run.pid}/ns/net" if own else "",
         "Ports": port_map(record.Sandbox.Ports, _exposed(container)) if running else {},
         "HairpinMode": False,
         "LinkLocalIPv6Address": "",
@@ -101,9 +102,10 @@ def network_settings(container: Container) -> View:
 
 
 def _exposed(container: Container) -> list[str]:
-    """The ports that a container's configuration exposes; none where it has no network of its own."""
+    """The ports that a container's configuration exposes; none where nothing comes in from outside."""
     exposed = container.record.Config.ExposedPorts
-    if not isinstance(exposed, dict) or not any(one.EndpointID for one in container.record.Networks.values()):
+    endpoints = container.record.Networks.values()
+    if not isinstance(exposed, dict) or not any(one.Gateway or one.IPv6Gateway for one in endpoints):
         return []
     return sorted(exposed)
 

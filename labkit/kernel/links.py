@@ -44,7 +44,7 @@ IFLA_IFALIAS, IFLA_NET_NS_FD = 20, 28
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA, _VETH_PEER = 1, 2, 4, 5, 1
 _BRPORT_HAIRPIN, _MACVLAN_MODE = 4, 1
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
 MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 
 
@@ -130,6 +130,8 @@ def _add_address(index: int, name: str, address: str) -> Message:
     packed, length = interface.ip.packed, interface.network.prefixlen
     family = socket.AF_INET if interface.version == 4 else socket.AF_INET6
     body = _ADDRESS.pack(family, length, 0, 0, index) + attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
+    if family == socket.AF_INET and length < 31:
+        body += attribute(_IFA_BROADCAST, interface.network.broadcast_address.packed)
     if family == socket.AF_INET6:  # whether somebody else has it needn't be asked: addresses are leased
         body += attribute(_IFA_FLAGS, _u32(_NO_DAD))
     return Message(NEWADDR, ACK | CREATE | EXCL, body, f"RTM_NEWADDR {address} dev {name}")
