@@ -43,8 +43,8 @@ class Archive:
         """`ContainerArchive`."""
         container, path = self._find(request)
         with _told(request, path):
-            found, pieces = await archive.archive_path(self.engine, container, path, request.context)
-        return Stream(threaded(pieces), TAR, headers=_stat_header(found))
+            found = await archive.archive_path(self.engine, container, path, request.context)
+        return Stream(threaded(found.pieces), TAR, headers=_stat_header(found.stat), length=found.length)
 
     async def put(self, request: Request) -> Answer:
         """`PutContainerArchive`. All of the body is taken, also when the work fails early."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -26,7 +26,7 @@ from labkit.engine.container import Container
 from labkit.errors import Conflict, InvalidParameter, LabkitError, NotFound
 from labkit.images.extracting import Rules, extract
 from labkit.images.streams import Readable, decompressed, read_chunks
-from labkit.images.trees import tree_tar
+from labkit.images.trees import file_tar, tree_tar
 from labkit.kernel.paths import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 from labkit.kernel.roots import ROOT, Bind, MountRoot, TakeRoot
 from labkit.plan import Context, Operation, Plan, Step
@@ -113,10 +113,16 @@ async def stat_path(engine: Engine, container: Container, path: str, trace: Trac
     return await asyncio.to_thread(look)
 
 
-async def archive_path(
-    engine: Engine, container: Container, path: str, trace: TraceContext
-) -> tuple[PathStat, Generator[bytes, None, None]]:
-    """What is at a path, and its tar in pieces, to be read on threads and closed.
+class Tar(NamedTuple):
+    """An archive that goes out: what it is of, its pieces, to be read on threads and closed, its length if known."""
+
+    stat: PathStat
+    pieces: Generator[bytes, None, None]
+    length: int | None
+
+
+async def archive_path(engine: Engine, container: Container, path: str, trace: TraceContext) -> Tar:
+    """What is at a path, as a tar.
 
     The container isn't kept from anything meanwhile. If it is removed, the pieces end in Conflict.
     """
@@ -124,22 +130,32 @@ async def archive_path(
     async with container.lock:
         root = _open_root(engine, container, False, trace)
 
-    def look() -> tuple[PathStat, int, frozenset[int]]:
+    def look() -> Tar:
         with _closing(root), ExitStack() as held:
             file = _look_up(root, wanted)
             held.callback(os.close, file)
-            found = _path_stat(root, file, wanted), file, _barred(root, file)
+            found = _tar(container, _path_stat(root, file, wanted), file, _barred(root, file))
             held.pop_all()  # from here on the file is the pieces' to close
             return found
 
-    found, file, barred = await asyncio.to_thread(look)
+    found = await asyncio.to_thread(look)
     engine.events.publish("container", "archive-path", container.id, container.attributes())
-    return found, _pieces(container, file, base(wanted).strip("/"), barred)
+    return found
 
 
-def _pieces(container: Container, file: int, name: str, barred: frozenset[int]) -> Generator[bytes, None, None]:
+def _tar(container: Container, found: PathStat, file: int, barred: frozenset[int]) -> Tar:
+    name, length = os.fsencode("" if found.name == "/" else found.name), None
+    pieces: Iterator[bytes]
+    if stat.S_ISREG(os.fstat(file).st_mode):
+        length, pieces = file_tar(file, name)
+    else:
+        pieces = tree_tar(file, name, barred)
+    return Tar(found, _pieces(container, file, pieces), length)
+
+
+def _pieces(container: Container, file: int, pieces: Iterator[bytes]) -> Generator[bytes, None, None]:
     with _closing(file):
-        yield from tree_tar(file, os.fsencode(name), barred)
+        yield from pieces
     if container.record.State.Dead:
         raise Conflict(f"container {container.id} was removed while files were copied from it")
 

@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from labkit.images import tar
@@ -46,6 +46,21 @@ def tree_tar(start: int, name: bytes, barred: frozenset[int] = frozenset()) -> I
     what `disk_error` makes of an OSError.
     """
     return _joined(_members(_Tree(start, barred), name))
+
+
+def file_tar(file: int, name: bytes) -> tuple[int, Generator[bytes, None, None]]:
+    """The tar of one regular file (a descriptor, O_PATH will do): its length in bytes, and its pieces, to be closed.
+
+    It has that length whatever becomes of the file meanwhile. Raises OSError, the pieces as those of `tree_tar`.
+    """
+    data, size, head = _begin(file, name)
+    length = len(head) + size + -size % BLOCK + len(END)
+    return length, _whole(data, size, head, name)
+
+
+def _whole(data: int, size: int, head: bytes, name: bytes) -> Generator[bytes, None, None]:
+    yield from _contents(data, size, name, head)
+    yield END
 
 
 def _joined(parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -136,14 +151,30 @@ def _member(tree: _Tree, file: int, status: os.stat_result, name: bytes) -> Iter
 
 def _regular(file: int, name: bytes) -> Iterator[bytes]:
     try:
-        data = os.open(_by_descriptor(file), os.O_RDONLY | os.O_CLOEXEC)
+        data, size, head = _begin(file, name)
     except OSError as error:
         _pass_over(name, error)
         return
+    yield from _contents(data, size, name, head)
+
+
+def _begin(file: int, name: bytes) -> tuple[int, int, bytes]:
+    """Opens a regular file; its descriptor, its size and its header."""
+    data = os.open(_by_descriptor(file), os.O_RDONLY | os.O_CLOEXEC)
     try:
         status = os.fstat(data)
-        size = left = status.st_size
-        yield header(_entry(status, tar.REGULAR, name, size, xattrs=_capability(data)))
+        size = status.st_size
+        return data, size, header(_entry(status, tar.REGULAR, name, size, xattrs=_capability(data)))
+    except BaseException:
+        os.close(data)
+        raise
+
+
+def _contents(data: int, size: int, name: bytes, head: bytes) -> Iterator[bytes]:
+    """A file's header, its bytes and what fills up its last block. Closes the file."""
+    left = size
+    try:
+        yield head
         while left and (piece := os.read(data, min(left, _PIECE))):
             left -= len(piece)
             yield piece

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.images.trees import tree_tar
+from labkit.images.trees import file_tar, tree_tar
 from tests.support.archives import content, names, swapping
 
 
@@ -108,6 +108,26 @@ def test_a_file_that_shrinks_is_padded(tmp_path: Path, caplog: pytest.LogCapture
     os.close(opened)
     assert len(content(data, "log")) == 3 << 20
     assert "shrank" in caplog.text
+
+
+@pytest.mark.parametrize("size", [0, 1, 512, (2 << 20) + 3])
+def test_the_length_of_a_file_s_tar_is_known(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"z" * size)
+    opened = os.open(path, os.O_PATH)
+    before = len(os.listdir("/proc/self/fd"))
+    for name in (b"file", b"n" * 200):
+        length, pieces = file_tar(opened, name)
+        os.truncate(path, size // 2)  # whatever becomes of it
+        data = b"".join(pieces)
+        assert len(data) == length
+        assert len(content(data, name.decode())) == size
+        path.write_bytes(b"z" * size)
+    length, pieces = file_tar(opened, b"file")
+    next(pieces)
+    pieces.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.close(opened)
 
 
 def test_what_vanishes_is_left_out(tree: Path) -> None:
