@@ -63,6 +63,14 @@ class Kernel(RunningKernel):  # type: ignore[misc]  # nbval has no types
 
 
 plugin.RunningKernel = Kernel
+CELL_SECONDS = 300
+"""A cell may make an image of Debian packages, on a busy machine."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, plugin.IPyNbCell):
+            item.add_marker(pytest.mark.timeout(CELL_SECONDS))
 
 
 @pytest.hookimpl(tryfirst=True)
