@@ -7,6 +7,7 @@ Every picture has a title and a description, for those who hear it.
 from __future__ import annotations
 
 import html
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -66,6 +67,16 @@ _ARROW = (
     '<defs><marker id="arrow" markerWidth="9" markerHeight="9" refX="7" refY="3" orient="auto">'
     f'<path d="M0,0 L7,3 L0,6 z" fill="{INK}"/></marker></defs>'
 )
+
+
+def mimebundle(svg: str, text: str) -> dict[str, str]:
+    """A picture and its text twin for a notebook.
+
+    As an image in HTML, too: JupyterLab shows SVG of a notebook that somebody else has saved only if it is trusted.
+    """
+    data = b64encode(svg.encode()).decode()
+    image = f'<img alt="{html.escape(text)}" src="data:image/svg+xml;base64,{data}">'
+    return {"text/plain": text, "text/html": image, "image/svg+xml": svg}
 
 
 def width_of(lines: Sequence[str]) -> float:

@@ -32,7 +32,7 @@ class Topology:
         return self.text()
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        return {"text/plain": self.text(), "image/svg+xml": self.svg()}
+        return draw.mimebundle(self.svg(), self.text())
 
 
 def narrowed(data: Data, wanted: str) -> Data:

@@ -61,7 +61,7 @@ class Way:
         return self.text()
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        return {"text/plain": self.text(), "image/svg+xml": self.svg()}
+        return draw.mimebundle(self.svg(), self.text())
 
 
 def _label(number: int, step: Step) -> tuple[str, ...]:
