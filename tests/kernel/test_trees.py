@@ -119,7 +119,7 @@ def tries() -> str:
 def test_how_far_read_only_goes(root: Path, how: dict[str, int], expected: str) -> None:
     source = root.parent / "source"
     inner = Mount("tmpfs", str(source / "inner"), "tmpfs")
-    assert in_child(inside(root, *bind(source, "/a", **how), before=(inner,)), tries) == expected
+    assert in_child(inside(root, *bind(source, "/a", True, **how), before=(inner,)), tries) == expected
 
 
 def test_older_kernels_set_flags_after(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from labkit.kernel.cgroups import read_layout
 
@@ -173,10 +173,19 @@ def processes(word: str) -> list[str]:
     return found
 
 
+Kind = TypeVar("Kind", bound=Daemon)
+
+
 @contextlib.contextmanager
 def running(root: Path, *flags: str) -> Iterator[Daemon]:
     """A daemon that runs, with the image `busybox`; ended after, leaving nothing."""
-    daemon = Daemon(root, *flags)
+    with served(Daemon(root, *flags)) as daemon:
+        yield daemon
+
+
+@contextlib.contextmanager
+def served(daemon: Kind) -> Iterator[Kind]:
+    """`running` for a daemon of another kind."""
     daemon.start()
     try:
         daemon.docker("import", str(busybox()), "busybox")
