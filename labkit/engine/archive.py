@@ -23,7 +23,7 @@ import msgspec
 from labkit.engine import execution, mountpoints, starting
 from labkit.engine.clock import rfc3339
 from labkit.engine.container import Container
-from labkit.errors import Conflict, InvalidParameter, LabkitError, NotFound
+from labkit.errors import Conflict, InvalidParameter, KernelError, LabkitError, NotFound
 from labkit.images.extracting import Rules, extract
 from labkit.images.streams import Readable, decompressed, read_chunks
 from labkit.images.trees import file_tar, tree_tar
@@ -104,7 +104,7 @@ async def stat_path(engine: Engine, container: Container, path: str, trace: Trac
     """What is at a path, itself and not what a link leads to. Raises NotFound, LabkitError."""
     wanted = absolute(path)
     async with container.lock:
-        root = _open_root(engine, container, False, trace)
+        root, _ = _open_root(engine, container, False, trace)
 
     def look() -> PathStat:
         with _closing(root), _closing(_look_up(root, wanted)) as file:
@@ -128,7 +128,7 @@ async def archive_path(engine: Engine, container: Container, path: str, trace: T
     """
     wanted = absolute(path)
     async with container.lock:
-        root = _open_root(engine, container, False, trace)
+        root, _ = _open_root(engine, container, False, trace)
 
     def look() -> Tar:
         with _closing(root), ExitStack() as held:
@@ -168,8 +168,7 @@ async def extract_to(engine: Engine, container: Container, wish: Wish, archive: 
     """
     wanted = absolute(wish.path)
     async with container.lock:
-        root = _open_root(engine, container, True, trace)
-        pidfd = os.dup(container.run.pidfd) if container.run.running else -1
+        root, pidfd = _open_root(engine, container, True, trace)
         if pidfd < 0:
             with _closing(root):
                 await _on_a_thread(lambda: _extract(container, root, wanted, wish, read_chunks(archive)))
@@ -231,15 +230,24 @@ def _place(container: Container, root: int, wanted: str) -> str:
     return place
 
 
-def _open_root(engine: Engine, container: Container, writable: bool, trace: TraceContext) -> int:
-    """A descriptor of the container's root; `container.lock` is held. Raises NotFound, KernelError."""
+def _open_root(engine: Engine, container: Container, writable: bool, trace: TraceContext) -> tuple[int, int]:
+    """Descriptors of the container's root and, if it is that of a running one that may be written, of its process.
+
+    The second is -1 otherwise. `container.lock` is held. Raises NotFound, KernelError.
+    """
     if container.id not in engine.containers:
         raise NotFound(f"No such container: {container.id}")
     run = container.run
     if run.running:
-        return _carry_out(engine, container, TakeRoot(run.pid), trace)
+        try:
+            root = _carry_out(engine, container, TakeRoot(run.pid), trace)
+            return root, os.dup(run.pidfd) if writable else -1
+        except KernelError as error:
+            if error.errno != errno.ESRCH:
+                raise
+            # It has ended at this moment, and its mounts with it: who settles that waits for the lock.
     with mountpoints.seen_from_outside(engine, container, trace) as binds:
-        return _carry_out(engine, container, _mount_root(container, binds, writable), trace)
+        return _carry_out(engine, container, _mount_root(container, binds, writable), trace), -1
 
 
 def _carry_out(engine: Engine, container: Container, operation: Operation, trace: TraceContext) -> int:

@@ -98,13 +98,13 @@ class MountRoot(Operation):
         syscalls.mount(None, "/", None, c.MS_REC | c.MS_SLAVE)
         if self.binds and not self.writable and not self._has_points():
             self._overlay(True).run(Context())
-            self._each(_make_point)
+            self._each(_make_point, self._outer())
             syscalls.umount2(self.target, c.MNT_DETACH)
         self._overlay(self.writable).run(Context())
         if self.writable:
-            self._each(_make_point)
+            self._each(_make_point, self._outer())
         attached = iter(trees)
-        self._each(lambda root, bind: _attach(root, bind, next(attached)))
+        self._each(lambda root, bind: _attach(root, bind, next(attached)), self.binds)
         return syscalls.open_tree(self.target, _KEEP)
 
     def _overlay(self, writable: bool) -> MountOverlay:
@@ -117,7 +117,7 @@ class MountRoot(Operation):
         """Whether there is something to mount on for each of the binds."""
         self._overlay(False).run(Context())
         try:
-            self._each(_check_point)
+            self._each(_check_point, self._outer())
         except KernelError as error:
             if error.errno != errno.ENOENT:
                 raise
@@ -126,10 +126,15 @@ class MountRoot(Operation):
             syscalls.umount2(self.target, c.MNT_DETACH)
         return True
 
-    def _each(self, work: Callable[[int, Bind], None]) -> None:
+    def _outer(self) -> tuple[Bind, ...]:
+        """The binds that lie in no other one: their places are in the layers."""
+        targets = [target.rstrip("/") + "/" for target, _, _ in self.binds]
+        return tuple(bind for bind in self.binds if not bind[0].startswith(tuple(targets)))
+
+    def _each(self, work: Callable[[int, Bind], None], binds: tuple[Bind, ...]) -> None:
         root = os.open(self.target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for bind in self.binds:
+            for bind in binds:
                 work(root, bind)
         finally:
             os.close(root)

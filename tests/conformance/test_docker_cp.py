@@ -180,6 +180,38 @@ def test_mounts_of_a_running_container(daemon: Daemon, tmp_path: Path) -> None:
     assert refused.stderr == b"Error response from daemon: container rootfs is marked read-only\n"
 
 
+@pytest.mark.parametrize("state", ["created", "running"])
+def test_volumes(daemon: Daemon, tmp_path: Path, state: str) -> None:
+    """They are seen where the container has them, whether it runs or not, and what is copied there is in them."""
+    (tmp_path / "host/deep").mkdir(parents=True)
+    (tmp_path / "f").write_text("copied")
+    kept = ("-v", "kept:/data", "-v", "kept:/data/again:ro", "-v", f"{tmp_path}/host:/srv/host")
+    daemon.docker(*CREATE, *kept, "busybox", "sleep", "1000")
+    if state == "running":
+        daemon.docker("start", "box")
+    daemon.docker("cp", str(tmp_path / "f"), "box:/data/f")
+    daemon.docker("cp", str(tmp_path / "f"), "box:/srv/host/deep")
+    assert (tmp_path / "host/deep/f").read_text() == "copied"
+    assert content(daemon.docker("cp", "box:/data/again/f", "-").stdout, "f") == b"copied"
+    assert {"srv/host/deep/f", "srv/host"} <= set(names(daemon.docker("cp", "box:/srv", "-").stdout))
+    refused = daemon.docker("cp", str(tmp_path / "f"), "box:/data/again", check=False)
+    assert refused.stderr == b"Error response from daemon: mounted volume is marked read-only\n"
+    assert set(daemon.out("diff", "box").splitlines()) == {"A /data", "A /srv", "A /srv/host"}
+    daemon.docker("rm", "-f", "box")
+    assert daemon.out("run", "--rm", "--network", "none", "-v", "kept:/x", "busybox", "cat", "/x/f") == "copied"
+    daemon.docker("volume", "rm", "kept")
+
+
+def test_a_part_of_a_volume(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("copied")
+    daemon.docker("run", "--rm", "--network", "none", "-v", "kept:/x", "busybox", "mkdir", "/x/part")
+    daemon.docker(*CREATE, "--mount", "type=volume,src=kept,dst=/y,volume-subpath=part", "busybox", "cat", "/y/f")
+    daemon.docker("cp", str(tmp_path / "f"), "box:/y")
+    assert daemon.out("start", "-a", "box") == "copied"
+    daemon.docker("rm", "box")
+    daemon.docker("volume", "rm", "kept")
+
+
 def test_the_kernel_s_files_are_left_out(daemon: Daemon, tmp_path: Path) -> None:
     daemon.docker(*CREATE, "--privileged", "busybox", "sleep", "1000")
     daemon.docker("start", "box")

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labkit.engine import archive, mountpoints
 from labkit.engine.archive import absolute, base, evaluate, go_mode
-from labkit.errors import InvalidParameter, LabkitError
+from labkit.errors import InvalidParameter, KernelError, LabkitError
+from labkit.kernel.roots import Bind, MountRoot, TakeRoot
+from labkit.plan import Operation
+from labkit.trace import new_trace
 
 
 @pytest.mark.parametrize(
@@ -104,3 +112,26 @@ def test_evaluate(root: int, path: str, target: str) -> None:
 def test_links_in_a_circle(root: int, path: str) -> None:
     with pytest.raises(LabkitError, match=f"too many links in {path}"):
         evaluate(root, path)
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_a_container_that_ends_at_this_moment(monkeypatch: pytest.MonkeyPatch, writable: bool) -> None:
+    """Its process is gone, which nobody has settled yet: its layers are mounted as those of one that has ended."""
+    tried: list[str] = []
+
+    def carry_out(engine: Any, container: Any, operation: Operation, trace: Any) -> int:
+        tried.append(type(operation).__name__)
+        if isinstance(operation, TakeRoot):
+            raise KernelError("setns", errno.ESRCH)
+        return 123
+
+    def mount_root(container: Any, binds: tuple[Bind, ...], writable: bool) -> MountRoot:
+        return MountRoot("/", (), "", "", "", "", binds, writable)
+
+    monkeypatch.setattr(archive, "_carry_out", carry_out)
+    monkeypatch.setattr(archive, "_mount_root", mount_root)
+    monkeypatch.setattr(mountpoints, "seen_from_outside", lambda *_: nullcontext(()))
+    container: Any = SimpleNamespace(id="one", run=SimpleNamespace(running=True, pid=1, pidfd=-1))
+    engine: Any = SimpleNamespace(containers={"one": container})
+    assert archive._open_root(engine, container, writable, new_trace()) == (123, -1)
+    assert tried == ["TakeRoot", "MountRoot"]

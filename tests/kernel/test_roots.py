@@ -91,6 +91,15 @@ def test_binds_are_attached_and_their_places_made(layers: Layers, writable: bool
     assert (layers.path / "layer/diff/etc/name").is_file()
 
 
+@pytest.mark.parametrize("writable", [False, True])
+def test_a_bind_inside_another_one(layers: Layers, writable: bool) -> None:
+    volume = str(layers.path / "volume")
+    root = layers.open(writable, ("/srv", volume, False), ("/srv/inner", str(layers.path / "one"), True))
+    assert (root / "srv/inner/image").read_text() == "upper image"
+    assert os.listdir(layers.path / "layer/diff/srv") == []
+    assert sorted(os.listdir(volume)) == ["inner", "kept"]
+
+
 def test_a_bind_of_what_a_descriptor_stands_for(layers: Layers) -> None:
     held = os.open(layers.path / "volume", os.O_PATH)
     root = layers.open(True, ("/part", f"/proc/self/fd/{held}", False))
@@ -100,14 +109,14 @@ def test_a_bind_of_what_a_descriptor_stands_for(layers: Layers) -> None:
 
 def test_a_link_can_not_lead_a_bind_out(layers: Layers, tmp_path: Path) -> None:
     (layers.path / "layer/diff/link").symlink_to(tmp_path)
-    with pytest.raises(KernelError, match="mkdir.*EEXIST"):
+    with pytest.raises(KernelError, match=r"mkdir.*EEXIST"):
         layers.open(True, ("/link/volume", str(layers.path / "volume"), False))
     assert os.listdir(tmp_path / "volume") == ["kept"]
     assert not layers.path.joinpath("link").exists()
 
 
 def test_a_source_that_is_gone(layers: Layers) -> None:
-    with pytest.raises(KernelError, match="none.*ENOENT"):
+    with pytest.raises(KernelError, match=r"none.*ENOENT"):
         layers.open(True, ("/x", str(layers.path / "none"), False))
 
 
