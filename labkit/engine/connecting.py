@@ -34,10 +34,11 @@ async def connect(
     """Connect a container to one more network. Raises Conflict, Forbidden, InvalidParameter in dockerd's words."""
     async with container.lock:
         _check_connectable(network, container)
-        if network.name in container.record.Networks:
-            raise Forbidden(f"endpoint with name {container.name} already exists in network {network.name}")
         endpoint = wanted or Endpoint()
+        endpoint.NetworkID = network.id
         endpoints.check_endpoint(engine, network.name, endpoint)
+        if network.name in container.record.Networks and container.run.running:
+            raise Forbidden(f"endpoint with name {container.name} already exists in network {network.name}")
         container.record.Networks[network.name] = endpoint
         if container.run.running:
             try:

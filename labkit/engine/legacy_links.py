@@ -30,7 +30,12 @@ def parse_link(text: str) -> tuple[str, str]:
 
 
 def settle(engine: Engine, record: ContainerRecord) -> None:
-    """Find the containers that a new one is to be linked to. Raises InvalidParameter in dockerd's words."""
+    """Find the containers that a new one is to be linked to. Raises InvalidParameter in dockerd's words.
+
+    On a user-defined network the endpoint has its links: they are names that need not be there yet.
+    """
+    if "bridge" not in record.Networks:
+        record.HostConfig.Links = None
     settled = []
     for text in record.HostConfig.Links or ():
         name, alias = parse_link(text)

@@ -60,8 +60,8 @@ async def create(
     lower = engine.images.lower_dirs(image)
     record.Layers = [os.path.relpath(path, engine.settings.images) for path in lower]
     record.Name = f"/{name or random_name(engine.names)}"
-    legacy_links.settle(engine, record)
     endpoints.configure(engine, record, body.NetworkingConfig)
+    legacy_links.settle(engine, record)
     record.MountPoints = mountpoints.resolve(engine, record, version)
     hosts = naming.hosts_text(record, naming.gateways(engine.networks), [])
     plan = creation.create_plan(record, engine.settings, hosts, naming.resolver_text(record, has_names=False))

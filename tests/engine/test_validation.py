@@ -7,11 +7,12 @@ import re
 import signal
 from typing import Any
 
+import msgspec
 import pytest
 
 from labkit.engine import validation
-from labkit.engine.models import Config, HostConfig
-from labkit.errors import InvalidParameter, LabkitError, NotFound, NotImplementedByLabkit
+from labkit.engine.models import Config, CreateBody
+from labkit.errors import InvalidParameter, LabkitError, NotImplementedByLabkit
 from tests.engine.records import host_record, record
 
 CPUS = os.cpu_count() or 1
@@ -82,9 +83,9 @@ def test_what_can_be_passes_without_a_word(host: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        {"PortBindings": {"80/tcp": None}}, {"Init": True}, {"Links": ["x"]},
+        {"Init": True},
         {"BlkioWeight": 10}, {"StorageOpt": {"size": "1"}}, {"DeviceRequests": [{}]}, {"PidMode": "container:x"},
-        {"NetworkMode": "container:x"}, {"RestartPolicy": {"Name": "always"}}, {"LogConfig": {"Type": "syslog"}},
+        {"RestartPolicy": {"Name": "always"}}, {"LogConfig": {"Type": "syslog"}},
         {"LogConfig": {"Config": {"max-size": "1m"}}},
     ],
 )  # fmt: skip
@@ -93,12 +94,49 @@ def test_what_is_not_there_yet_is_never_passed_over(host: dict[str, Any]) -> Non
         check_host(**host)
 
 
+def check_network(config: dict[str, Any], **host: Any) -> None:
+    asked = msgspec.convert({**config, "HostConfig": host}, CreateBody)
+    assert asked.HostConfig
+    validation.check_network_mode(asked, asked.HostConfig, asked.NetworkingConfig)
+
+
+SHARED = "container:x"
+MAC = {"EndpointsConfig": {SHARED: {"MacAddress": "92:d0:c6:0a:29:33"}}}
+
+
+@pytest.mark.parametrize(
+    ("config", "host", "message"),
+    [
+        ({"Hostname": "x"}, {"NetworkMode": SHARED}, "hostname and the network mode"),
+        ({}, {"NetworkMode": SHARED, "Dns": ["1.2.3.4"]}, "dns and the network mode"),
+        ({}, {"NetworkMode": SHARED, "ExtraHosts": ["a:1.2.3.4"]}, "custom host-to-IP mapping and the network mode"),
+        ({"MacAddress": "92:d0:c6:0a:29:33"}, {"NetworkMode": "host"}, "mac-address and the network mode"),
+        ({"NetworkingConfig": MAC}, {"NetworkMode": SHARED}, "mac-address and the network mode"),
+        ({}, {"NetworkMode": SHARED, "PublishAllPorts": True}, "port publishing and the container type network mode"),
+        ({"ExposedPorts": {"80/tcp": {}}}, {"NetworkMode": SHARED},
+         "port exposing and the container type network mode"),
+        ({"Hostname": "x"}, {"UTSMode": "host"}, "hostname and the UTS mode"),
+        ({}, {"NetworkMode": "host", "Links": ["x"]},
+         "host type networking can't be used with links. This would result in undefined behavior"),
+        ({}, {"NetworkMode": SHARED, "Links": ["x"]},
+         "container type network can't be used with links. This would result in undefined behavior"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_in_anothers_network(config: dict[str, Any], host: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        check_network(config, **host)
+    assert str(caught.value) == f"conflicting options: {message}"
+
+
 def test_networks() -> None:
-    assert check_host(NetworkMode="mine") == []
-    with pytest.raises(NotFound, match="network mine not found"):
-        validation.check_network_exists(HostConfig(NetworkMode="mine"))
-    (warning,) = check_host(NetworkMode="bridge")
-    assert "no bridge networks yet" in warning
+    for mode in ("mine", "bridge", "default", "host", "none", SHARED):
+        check_network({}, NetworkMode=mode)
+    check_network({"Hostname": "x", "ExposedPorts": {"80/tcp": {}}}, NetworkMode="mine", Links=["a:b"], Dns=["::1"])
+    with pytest.raises(InvalidParameter, match="Invalid network mode: invalid container format"):
+        check_network({}, NetworkMode="container:")
+    assert check_host(NetworkMode="mine", PortBindings={"80/tcp": None}) == []
+    (warning,) = check_host(NetworkMode="host", PortBindings={"80/tcp": None})
+    assert warning == "Published ports are discarded when using host network mode"
 
 
 def check_config(**config: Any) -> list[str]:
