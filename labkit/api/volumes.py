@@ -27,8 +27,8 @@ Filters = dict[str, list[str]]
 class CreateBody(msgspec.Struct, kw_only=True):
     """What `POST /volumes/create` takes. Cluster volumes are Swarm's."""
 
-    Name: str = ""
-    Driver: str = ""
+    Name: str | None = None
+    Driver: str | None = None
     DriverOpts: dict[str, str] | None = None
     Labels: dict[str, str] | None = None
     ClusterVolumeSpec: dict[str, Any] | None = None
@@ -47,7 +47,7 @@ class VolumeRoutes:
         body = await request.json(CreateBody)
         if body.ClusterVolumeSpec is not None:
             raise InvalidParameter("labkit has no cluster volumes: they are part of Swarm")
-        volume = self.volumes.create(body.Name, body.Driver, body.DriverOpts, body.Labels)
+        volume = self.volumes.create(body.Name or "", body.Driver or "", body.DriverOpts, body.Labels)
         return json_response(view(self.volumes, volume), 201)
 
     async def listed(self, request: Request) -> Answer:

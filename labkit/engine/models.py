@@ -13,7 +13,7 @@ import msgspec
 
 from labkit.network.models import Endpoint, NetworkingConfig
 from labkit.network.publishing import Binding
-from labkit.volumes.models import Mount, MountPoint
+from labkit.volumes.models import MountPoint
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
 """How Go's encoding/json writes a time that was never set."""
@@ -151,7 +151,7 @@ class HostConfig(Struct):
     CpuPercent: int = 0
     IOMaximumIOps: int = 0
     IOMaximumBandwidth: int = 0
-    Mounts: list[Mount] | msgspec.UnsetType | None = msgspec.UNSET
+    Mounts: list[Any] | msgspec.UnsetType | None = msgspec.UNSET
     MaskedPaths: list[str] | None = None
     ReadonlyPaths: list[str] | None = None
     Init: bool | msgspec.UnsetType | None = msgspec.UNSET

@@ -49,7 +49,9 @@ def resolve(engine: Engine, record: ContainerRecord, version: tuple[int, int]) -
     """The mount points of a new container, by destination; nothing is made yet. Raises InvalidParameter, NotFound."""
     host = record.HostConfig
     found = _of_others(engine, host)
-    found |= grammar.points_of(host.Binds or (), host.Mounts or (), host.Tmpfs or {}, host.VolumeDriver)
+    asked = grammar.read_mounts(host.Mounts or ())
+    host.Mounts = asked or host.Mounts
+    found |= grammar.points_of(host.Binds or (), asked, host.Tmpfs or {}, host.VolumeDriver)
     for point in found.values():
         _check_daemon_root(point, engine.settings.data_root)
         if version < _SINCE_RECURSIVE and point.Type == "bind" and not point.RW:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
 
 from labkit.errors import InvalidParameter, NotImplementedByLabkit
 from labkit.volumes.models import BindOptions, DriverConfig, Mount, MountPoint, TmpfsOptions, VolumeOptions
@@ -68,6 +71,20 @@ def is_mode(text: str) -> bool:
     words = text.split(",") if text else []
     known = all(any(word in group for group in _GROUPS) for word in words)
     return known and all(sum(word in group for word in words) <= 1 for group in _GROUPS)
+
+
+def read_mounts(entries: Sequence[Any]) -> list[Mount]:
+    """HostConfig.Mounts as it was sent. A null is as good as nothing, as in Go. Raises InvalidParameter."""
+    try:
+        return msgspec.convert([_without_nulls(entry) for entry in entries], list[Mount])
+    except msgspec.ValidationError as error:
+        raise InvalidParameter(f"invalid HostConfig.Mounts: {error}") from None
+
+
+def _without_nulls(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
 
 
 def parse_mount(spec: Mount) -> MountPoint:
