@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     add("--data-root", default="/var/lib/labkit", help="where images and containers are kept")
     add("--exec-root", default="/run/labkit", help="where the state of running containers is kept")
     add("-p", "--pidfile", default="", help="file for the daemon's process ID (default: EXEC_ROOT/labkit.pid)")
+    add("--bip", default="", metavar="CIDR", help="address of the default bridge, such as 10.9.0.1/16")
     add("--cgroup-parent", default="labkit", help="cgroup below which containers are put")
     add("--live-restore", action="store_true", help="let containers run on when the daemon ends")
     add("--registry-mirror", action="append", default=[], metavar="URL", help="ask this mirror before Docker Hub")
@@ -94,6 +95,7 @@ def main(argv: list[str]) -> int:
         options.cgroup_parent.strip("/"),
         options.live_restore,
         Registries(tuple(options.registry_mirror), tuple(options.insecure_registry), hub=options.hub),
+        options.bip,
     )
     pidfile = options.pidfile or os.path.join(settings.exec_root, "labkit.pid")
     hosts = options.host or [f"unix://{settings.exec_root}/labkit.sock"]

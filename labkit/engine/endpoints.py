@@ -190,7 +190,8 @@ def prelude(engine: Engine, container: Container, joined: Joined) -> tuple[Opera
     """What the daemon does before a container's init is forked: the files of names, the host's ports."""
     bindings = container.record.Sandbox.Ports
     own = [] if joined.namespace else naming.file_operations(engine, container, joined.has_names)
-    return (*own, *publishing.publish_operations(engine.networks.table, bindings))
+    host = engine.networks.host
+    return (*own, *publishing.publish_operations(host.table, bindings, host.translates))
 
 
 @contextmanager
@@ -432,9 +433,10 @@ def adopt(engine: Engine, container: Container, descriptors: dict[str, int]) -> 
 def end(engine: Engine, container: Container) -> list[Operation]:
     """The container has ended: nobody finds it any more. Returns what ends its traffic; `release` comes after that."""
     engine.nameserver.stop(container.id)
-    if ports := engine.networks.proxies.pop(container.id, None):
-        ports.stop()
-    operations = publishing.withdraw_operations(engine.networks.table, container.record.Sandbox.Ports)
+    if proxied := engine.networks.proxies.pop(container.id, None):
+        proxied.stop()
+    host = engine.networks.host
+    operations = publishing.withdraw_operations(host.table, container.record.Sandbox.Ports, host.translates)
     for endpoint in container.record.Networks.values():
         network = engine.networks.found.get(endpoint.NetworkID)
         if network and endpoint.EndpointID:

@@ -180,6 +180,7 @@ class Engine:
                 continue
         running = [container for container in self.containers.values() if container.run.running]
         if running and self.settings.live_restore:
+            self.networks.host.leave()
             return
         await asyncio.gather(*(life.stop(self, container) for container in running))
         while self.tasks:

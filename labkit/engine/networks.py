@@ -6,30 +6,27 @@ of ours that no record knows go, and the firewall's table is replaced whole.
 
 from __future__ import annotations
 
-import logging
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from labkit.engine import clock, disk
 from labkit.engine.execution import carry_out_journalled
-from labkit.errors import Conflict, Forbidden, InvalidParameter, LabkitError, NotFound
-from labkit.kernel.links import DeleteLink, find_link, read_links, read_networks
+from labkit.engine.host_network import HostNetwork
+from labkit.errors import Conflict, Forbidden, InvalidParameter, NotFound
+from labkit.kernel.links import read_links, read_networks
 from labkit.kernel.netlink import Netlink
-from labkit.kernel.nftables import InstallTable, RemoveTable
 from labkit.network import planning
 from labkit.network.addresses import Network as Subnet
 from labkit.network.addresses import Pool, parse_network, pools_of, settle_subnets
 from labkit.network.models import IPAM, IPAMConfig, NetworkCreateBody, NetworkRecord, options_of
 from labkit.network.proxy import Proxy
 from labkit.network.publishing import Binding, Ports
-from labkit.plan import Context, Execution, Operation, recover
 from labkit.trace import TraceContext
 
 if TYPE_CHECKING:
     from labkit.engine.container import Container
     from labkit.engine.engine import Engine
-
-log = logging.getLogger("labkit.engine")
 
 DEFAULT = "bridge"
 PREDEFINED = (DEFAULT, "host", "none")
@@ -85,6 +82,7 @@ class Networks:
         self.engine = engine
         self.found: dict[str, Network] = {}
         self.table = planning.table_name(engine.settings.data_root)
+        self.host = HostNetwork(self.table, engine.settings.journals)
         self.ports = Ports()
         self.proxies: dict[str, Proxy] = {}
 
@@ -110,10 +108,9 @@ class Networks:
         self._keep(Network(record))
 
     def _settle_default(self, record: NetworkRecord) -> None:
-        bip = self.engine.settings.bip
-        if bip:
-            config = IPAMConfig(Subnet=str(parse_network(bip, "--bip")), Gateway=bip.split("/")[0])
-            record.IPAM.Config = [config]
+        if bip := self.engine.settings.bip:
+            subnet, gateway = str(parse_network(bip, "--bip")), bip.split("/")[0]
+            record.IPAM.Config = [IPAMConfig(Subnet=subnet, Gateway=gateway)]
         with Netlink() as netlink:
             host = [parse_network(text) for text in read_networks(netlink)]
         record.Bridge = planning.default_bridge(self.table, record.Id)
@@ -127,68 +124,16 @@ class Networks:
     def _path(self, identity: str) -> str:
         return os.path.join(self.engine.settings.networks, f"{identity}.json")
 
-    def establish(self, bindings: tuple[Binding, ...]) -> None:
-        """Bring the kernel to what the records say. `bindings` are the published ports of containers that run.
-
-        A bridge that can't be made is logged: the daemon serves all else.
-        """
-        journals = self.engine.settings.journals
-        os.makedirs(journals, mode=0o700, exist_ok=True)
-        for name in recover(journals, log.warning):
-            log.warning("undid %s, which a killed daemon had left half done", name)
-        try:
-            self._remove_orphans()
-            self._install(bindings)
-            for network in self._bridges():
-                self._ensure_bridge(network)
-        except LabkitError as error:
-            log.error("containers have no networks but host and none: %s", error)
-
-    def _bridges(self) -> list[Network]:
-        return [network for network in self.found.values() if network.record.Bridge]
-
-    def _remove_orphans(self) -> None:
-        known = {network.record.Bridge: planning.mark(self.table, network.id) for network in self._bridges()}
-        with Netlink() as netlink:
-            links = read_links(netlink)
-        for link in links:
-            if link.alias.startswith(f"{self.table} ") and known.get(link.name) != link.alias:
-                DeleteLink(link.name).run(Context())
-
-    def _install(self, bindings: tuple[Binding, ...]) -> None:
-        admitted = (planning.admit(network.record, self.table) for network in self._bridges())
-        bridges = tuple((one.name, one.internal, one.icc, one.masquerade4, one.masquerade6) for one in admitted)
-        ports = tuple(binding.published() for binding in bindings if binding.translatable)
-        InstallTable(self.table, bridges, ports).run(Context())
-
-    def _ensure_bridge(self, network: Network) -> None:
-        with Netlink() as netlink:
-            link = find_link(netlink, network.record.Bridge)
-        if link is None:
-            plan = planning.create_plan(network.record, self.table, planning.random_mac())
-            operations = tuple(one for one in plan.by("daemon") if one[1] != planning.admit(network.record, self.table))
-            Execution(operations).run_or_undo()
-        elif link.alias != planning.mark(self.table, network.id):
-            log.error("network %s is unusable: the link %s is somebody else's", network.name, link.name)
+    def establish(self, bindings: Iterable[Binding]) -> None:
+        """Bring the kernel to what the records say. `bindings` are the published ports of containers that run."""
+        self.host.establish(self._bridged(), bindings)
 
     def dismantle(self) -> None:
         """Take all that was made for networks off the machine; the records stay."""
-        operations: list[Operation] = [DeleteLink(network.record.Bridge) for network in self._own_bridges()]
-        operations.append(RemoveTable(self.table))
-        for operation in operations:
-            try:
-                operation.run(Context())
-            except LabkitError as error:
-                log.warning("%s: %s", operation.describe(), error)
+        self.host.dismantle(self._bridged())
 
-    def _own_bridges(self) -> list[Network]:
-        with Netlink() as netlink:
-            aliases = {link.name: link.alias for link in read_links(netlink)}
-        return [
-            network
-            for network in self._bridges()
-            if aliases.get(network.record.Bridge) == planning.mark(self.table, network.id)
-        ]
+    def _bridged(self) -> list[NetworkRecord]:
+        return [network.record for network in self.found.values() if network.record.Bridge]
 
     def find(self, reference: str) -> Network:
         """A network by name, ID, or the beginning of an ID that no other has. Raises NotFound, InvalidParameter."""
@@ -223,8 +168,10 @@ class Networks:
         self._settle(record)
         network = Network(record)
         if record.Bridge:
-            plan = planning.create_plan(record, self.table, planning.random_mac())
+            plan = planning.create_plan(record, self.table, planning.random_mac(), self.host.translates)
             carry_out_journalled(self.engine, plan, record.Id, trace)
+            if record.EnableIPv6:
+                self.host.forward(ipv6=True)
         self._keep(network)
         self._publish(network, "create")
         return network
@@ -293,7 +240,8 @@ class Networks:
             held = ", ".join(f'name:"{one.name}" id:"{one.id[:12]}"' for one in network.attached.values())
             raise Forbidden(f"error while removing network: network {network.name} has active endpoints ({held})")
         if network.record.Bridge:
-            carry_out_journalled(self.engine, planning.remove_plan(network.record, self.table), network.id, trace)
+            plan = planning.remove_plan(network.record, self.table, self.host.translates)
+            carry_out_journalled(self.engine, plan, network.id, trace)
         os.unlink(self._path(network.id))
         disk.sync_directory(self.engine.settings.networks)
         del self.found[network.id]

@@ -53,8 +53,8 @@ def mac_of(address: str) -> str:
     return "02:42:" + ":".join(f"{int(part):02x}" for part in address.split("."))
 
 
-def create_plan(record: NetworkRecord, table: str, mac: str) -> Plan:
-    """The plan that makes a bridge network's bridge and admits it to the firewall."""
+def create_plan(record: NetworkRecord, table: str, mac: str, admitted: bool = True) -> Plan:
+    """The plan that makes a bridge network's bridge and admits it to the firewall, unless there is none."""
     options = options_of(record)
     addresses = tuple(f"{pool.gateway}/{pool.subnet.prefixlen}" for pool in pools_of(record))
     bridge = record.Bridge
@@ -62,7 +62,7 @@ def create_plan(record: NetworkRecord, table: str, mac: str) -> Plan:
         CreateBridge(bridge, mark(table, record.Id), mac, addresses, options.mtu),
         # Lets the host's 127.0.0.1 reach published ports; packets that come from elsewhere with it are dropped.
         WriteSysctl(f"net/ipv4/conf/{bridge}/route_localnet", "1"),
-        admit(record, table),
+        *([admit(record, table)] if admitted else []),
     ]
     return Plan("create network", tuple(Step("daemon", operation) for operation in operations))
 
@@ -80,11 +80,11 @@ def admit(record: NetworkRecord, table: str) -> AdmitBridge:
     )
 
 
-def remove_plan(record: NetworkRecord, table: str) -> Plan:
+def remove_plan(record: NetworkRecord, table: str, admitted: bool = True) -> Plan:
     """The plan that takes a bridge network away."""
     asked = admit(record, table)
     fields = (asked.table, asked.name, asked.internal, asked.icc, asked.masquerade4, asked.masquerade6)
-    operations = (DeleteLink(record.Bridge), DismissBridge(*fields))
+    operations = (DeleteLink(record.Bridge), *([DismissBridge(*fields)] if admitted else []))
     return Plan("remove network", tuple(Step("daemon", operation) for operation in operations))
 
 
