@@ -18,7 +18,7 @@ from labkit.kernel.nftables import InstallTable, RemoveTable
 from labkit.network import forwarding, planning
 from labkit.network.models import NetworkRecord
 from labkit.network.publishing import Binding
-from labkit.plan import Context, Execution, Operation, recover
+from labkit.plan import Context, Execution, Journal, Operation, recover
 
 log = logging.getLogger("labkit.engine")
 
@@ -76,7 +76,12 @@ class HostNetwork:
             link = find_link(netlink, record.Bridge)
         if link is None:
             plan = planning.create_plan(record, self.table, planning.random_mac(), admitted=False)
-            Execution(plan.by("daemon")).run_or_undo()
+            journal = Journal(os.path.join(self.journals, record.Id))
+            journal.open(plan.by("daemon"))
+            try:
+                Execution(plan.by("daemon"), journal=journal).run_or_undo()
+            finally:
+                journal.remove()
         elif link.alias != planning.mark(self.table, record.Id):
             log.error("network %s is unusable: the link %s is somebody else's", record.Name, link.name)
 

@@ -50,13 +50,17 @@ MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link as the kernel has it. `alias` says whose it is; `master` is the index of the bridge it is a port of."""
+    """A link as the kernel has it. `alias` says whose it is; `master` is the index of the bridge it is a port of.
+
+    `mac` is its hardware address, empty where it has none.
+    """
 
     index: int
     name: str
     alias: str = ""
     master: int = 0
     up: bool = False
+    mac: str = ""
 
 
 def read_links(netlink: Netlink) -> list[Link]:
@@ -86,7 +90,8 @@ def _read_link(body: bytes) -> Link:
     found = attributes(body[_LINK.size :])
     name, alias = (found.get(kind, b"").rstrip(b"\0").decode(errors="replace") for kind in (IFLA_IFNAME, IFLA_IFALIAS))
     master = int.from_bytes(found.get(IFLA_MASTER, b""), "little")
-    return Link(index, name, alias, master, bool(flags & _UP))
+    mac = found.get(IFLA_ADDRESS, b"").hex(":")
+    return Link(index, name, alias, master, bool(flags & _UP), mac)
 
 
 def read_addresses(netlink: Netlink) -> dict[int, list[str]]:
@@ -214,7 +219,7 @@ class CreateBridge(Operation):
     def undo(self, result: Result, context: Context) -> None:
         with Netlink() as netlink:
             found = find_link(netlink, self.name)
-        if found and found.alias == self.alias:
+        if found and found.mac == self.mac:  # known by it from the first message on
             delete_link(self.name)
 
     def describe(self) -> str:
