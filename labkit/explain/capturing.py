@@ -34,8 +34,8 @@ def capture(session: Session, given: Invocation) -> int:
                 raise NotFound(f"The engine at {session.client.host} captures no packets: labkit's own does") from error
             raise
         live = not session.streams.displays
-        if live:
-            session.err(f"capturing on {link} of {container}, until interrupted\n")
+        bounds = "" if query["count"] or query["seconds"] else ", until interrupted"
+        (session.err if live else session.out)(f"capturing on {link} of {container}{bounds}\n")
         shown: list[Packet] = []
         try:
             for packet in read(_written(answer.chunks(), write)):
@@ -43,6 +43,7 @@ def capture(session: Session, given: Invocation) -> int:
                 if live and not write:
                     session.out(line(packet) + "\n")
         except KeyboardInterrupt:
+            session.streams.interrupts += 1  # in a notebook the cells below must not run on
             answer.close()
     if live or write:
         session.err(f"{len(shown)} packet{'' if len(shown) == 1 else 's'} captured\n")

@@ -129,6 +129,23 @@ def test_packets_of_a_port_pass_once_with_their_time(talk: tuple[socket.socket, 
 
 
 @pytest.mark.root
+def test_what_came_before_the_filter_is_not_told(
+    talk: tuple[socket.socket, socket.socket, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, _, port = talk
+    attach = packets._attach
+
+    def attach_late(sock: socket.socket, program: bytes) -> None:
+        sender.sendto(b"elsewhere", ("127.0.0.1", 9))
+        attach(sock, program)
+
+    monkeypatch.setattr(packets, "_attach", attach_late)
+    with packets.open_capture("", packets.ANY, port) as sock:
+        sender.send(b"seen")
+        assert [frame.data[-4:] for frame in received(sock)] == [b"seen"]
+
+
+@pytest.mark.root
 def test_what_nobody_takes_is_counted(talk: tuple[socket.socket, socket.socket, int]) -> None:
     sender, _, port = talk
     with packets.open_capture("", "lo", port) as sock:

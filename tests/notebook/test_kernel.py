@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -175,6 +176,27 @@ def test_an_interrupt_ends_what_only_listens(kernel: Kernel) -> None:
 def complete(kernel: Kernel, code: str) -> list[str]:
     matches: list[str] = kernel.client.complete(code, reply=True, timeout=60)["content"]["matches"]
     return matches
+
+
+def test_packets_are_a_table_after_an_interrupt_and_after_a_lesson(kernel: Kernel, engine: str) -> None:
+    kernel.run("%docker run -d --name app --network none labbb sleep 1000")
+    ping = ["docker", "-H", engine, "exec", "app", "ping", "-c", "1", "127.0.0.1"]
+    sent = kernel.send("%docker capture --protocol icmp --no-times app")
+    said = kernel.wait_for(sent, "capturing on any of app, until interrupted")
+    subprocess.run(ping, check=True, stdout=subprocess.DEVNULL)
+    kernel.manager.interrupt_kernel()
+    interrupted = kernel.finish(sent, said)
+    assert (interrupted.reply["status"], interrupted.reply["ename"]) == ("error", "KeyboardInterrupt")
+    lesson = kernel.run(
+        "from labkit.lab import Capture\n"
+        "with Capture('app', protocol='icmp', times=False) as seen:\n"
+        "    %docker exec app ping -c 1 127.0.0.1\n"
+        "seen"
+    )
+    expected = ["127.0.0.1", "127.0.0.1", "ICMP", "echo", "request", "0"]
+    for cell in (interrupted, lesson):
+        assert cell.results[0]["text/plain"].splitlines()[1].split() == expected
+        assert "<caption>2 packets</caption>" in cell.results[0]["text/html"]
 
 
 def test_completion(kernel: Kernel) -> None:
