@@ -108,8 +108,12 @@ class AcceptForwarding(Operation):
     comment: str
     man: ClassVar[str] = "iptables-nft(8)"
 
+    def stands(self) -> bool:
+        """Whether it has been done."""
+        return bool(rules_of(self.family, self.chain, self.comment))
+
     def run(self, context: Context) -> Result:
-        if rules_of(self.family, self.chain, self.comment):
+        if self.stands():
             return None
         nft.transact(*self._messages())
         return self.chain
@@ -163,16 +167,19 @@ class AcceptForwardingLegacy(Operation):
     comment: str
     man: ClassVar[str] = "iptables(8)"
 
+    def stands(self) -> bool:
+        """Whether it has been done."""
+        return bool(legacy_rules(self.family, self.chain, self.comment))
+
     def run(self, context: Context) -> Result:
-        if legacy_rules(self.family, self.chain, self.comment):
+        if self.stands():
             return None
         for pattern in reversed(_PATTERNS):
             legacy(self.family, "-I", self.chain, *_options(*pattern, self.comment))
         return self.chain
 
     def undo(self, result: Result, context: Context) -> None:
-        for options in legacy_rules(self.family, self.chain, self.comment):
-            legacy(self.family, "-D", self.chain, *options)
+        ForgetForwardingLegacy(self.family, self.comment).run(context)
 
     def describe(self) -> str:
         return f"let the bridges pass the chain {self.chain} of the host's iptables-legacy"
@@ -183,6 +190,70 @@ class AcceptForwardingLegacy(Operation):
             " ".join([command, "-I", self.chain, *_options(*pattern, self.comment)]) for pattern in reversed(_PATTERNS)
         ]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetForwardingLegacy(Operation):
+    """Take the rules with this comment out of all chains of the old interface."""
+
+    family: int
+    comment: str
+    man: ClassVar[str] = "iptables(8)"
+
+    def run(self, context: Context) -> Result:
+        for chain in (_OWN_OF_DOCKER, _HOOKED):
+            for options in legacy_rules(self.family, chain, self.comment):
+                legacy(self.family, "-D", chain, *options)
+        return None
+
+    def describe(self) -> str:
+        return "take labkit's rules out of the host's iptables-legacy"
+
+
+@dataclass(frozen=True, slots=True)
+class TrustInFirewalld(Operation):
+    """Have firewalld count all of labkit's bridges to its zone `trusted`, until it is started anew.
+
+    Its rules reject what comes from links that it doesn't know. Undone by taking them out of the zone.
+    """
+
+    man: ClassVar[str] = "firewall-cmd(1)"
+
+    def run(self, context: Context) -> Result:
+        _firewalld("--add-interface")
+        return "trusted"
+
+    def undo(self, result: Result, context: Context) -> None:
+        if firewalld_trusts():
+            _firewalld("--remove-interface")
+
+    def describe(self) -> str:
+        return "have firewalld trust the bridges"
+
+    def shell(self) -> str:
+        return f"firewall-cmd --zone=trusted --add-interface={PREFIX}+"
+
+
+def has_firewalld(tables: tuple[str, ...]) -> bool:
+    """Whether firewalld is at work: it has a table of its name in nf_tables (of the family inet)."""
+    return "firewalld" in tables and _program("firewall-cmd") is not None
+
+
+def firewalld_trusts() -> bool:
+    """Whether TrustInFirewalld has been done."""
+    command = [_program("firewall-cmd") or "firewall-cmd", "--zone=trusted", f"--query-interface={PREFIX}+"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _firewalld(action: str) -> None:
+    command = ["firewall-cmd", "--quiet", "--zone=trusted", f"{action}={PREFIX}+"]
+    done = subprocess.run([_program(command[0]) or "", *command[1:]], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise KernelError(" ".join(command), errno.EINVAL, done.stderr.strip())
+
+
+def _program(name: str) -> str | None:
+    return shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin")
 
 
 def has_legacy(family: int, table: str = _TABLE) -> bool:
@@ -196,7 +267,7 @@ def has_legacy(family: int, table: str = _TABLE) -> bool:
 
 def legacy(family: int, *arguments: str) -> str:
     """Run iptables-legacy. Raises KernelError with what it says."""
-    command = shutil.which(_COMMANDS[family], path="/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin")
+    command = _program(_COMMANDS[family])
     if command is None:
         raise KernelError(f"{_COMMANDS[family]} {' '.join(arguments)}", errno.ENOENT, "install iptables")
     done = subprocess.run([command, "-w", *arguments], capture_output=True, text=True, check=False)

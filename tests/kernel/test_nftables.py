@@ -285,7 +285,7 @@ HOUSE_BRIDGES = (
     ("labkit-i", True, True, False, False),
     ("labkit-s", False, False, True, False),
 )
-HOUSE_PORTS = tuple(
+OF_BOTH_PROTOCOLS = tuple(
     port
     for protocol in ("tcp", "udp")
     for port in (
@@ -298,6 +298,9 @@ HOUSE_PORTS = tuple(
         (protocol, "", 8091, "172.33.0.2", 80),
     )
 )
+
+
+HOUSE_PORTS = (*OF_BOTH_PROTOCOLS, ("udp", "127.0.0.1", 8084, "172.30.0.2", 7003))
 
 
 @pytest.fixture(scope="module", params=["0", "1"], ids=["routed", "bridged"])
@@ -466,11 +469,19 @@ def test_nobody_outside_may_use_127_0_0_1(house: House, where: str) -> None:
     )
     outside.sysctl("net/ipv4/conf/eth0/route_localnet", "1")
     try:
-        with listening(house.host, "127.0.0.1", 7001) as private, listening(house.host, "0.0.0.0", 7002) as public:
+        with (
+            listening(house.host, "127.0.0.1", 7001) as private,
+            listening(house.host, "0.0.0.0", 7002) as public,
+            listening(house.containers["one"], "0.0.0.0", 7003) as published,
+        ):
             with outside.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                sock.sendto(b"?", ("127.0.0.1", 7001))
+                for port in (7001, 8084):
+                    sock.sendto(b"?", ("127.0.0.1", port))
                 sock.sendto(b"?", (gateway, 7002))
-            assert (private(), bool(public())) == ("", True)
+            assert (private(), published(), bool(public())) == ("", "", True)
+            with house.host.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.sendto(b"?", ("127.0.0.1", 8084))
+            assert published()
             assert ask(outside, "127.0.0.1", 8081) == ""
             assert ask(outside, "127.0.0.1", 8080) == ""
             assert ask(outside, gateway, 8080).startswith("one")
