@@ -15,13 +15,24 @@ def volumes(texts: list[str]) -> tuple[list[str], dict[str, Any]]:
     anonymous: dict[str, Any] = {}
     for text in texts:
         source, colon, target = text.partition(":")
-        if not colon:
+        if len(text) <= 2 or len(_sections(text)) == 1:
             anonymous[text] = {}
-        elif not source or not target:
-            raise InvalidParameter(f"invalid spec: {text}: empty section between colons")
         else:
-            binds.append(f"{os.path.abspath(source) if source.startswith('.') else source}:{target}")
+            binds.append(f"{os.path.abspath(source) if source.startswith('.') else source}{colon}{target}")
     return binds, anonymous
+
+
+def _sections(text: str) -> list[str]:
+    """The parts between colons; the first colon may be that of a Windows drive (docker/cli `loader.ParseVolume`)."""
+    drive = text[:2] if text[1] == ":" and text[0].isalpha() else ""
+    first, *rest = text[len(drive) :].split(":")
+    sections = [drive + first, *rest]
+    for place, section in enumerate(sections):
+        if not section:
+            raise InvalidParameter(f"invalid spec: {text}: empty section between colons")
+        if place == 2 and len(sections) > 3:
+            raise InvalidParameter(f"invalid spec: {text}: too many colons")
+    return sections
 
 
 _TRUE_FLAGS = {"readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-src"}
@@ -42,9 +53,22 @@ def mount(text: str) -> dict[str, Any]:
     for options, kind in kinds.items():
         if options in result and result["Type"] != kind:
             raise InvalidParameter(f"cannot mix '{kind}-*' options with mount type '{result['Type']}'")
+    _check_recursion(result)
     if result["Type"] == "bind" and result.get("Source", "").startswith("."):
         result["Source"] = os.path.abspath(result["Source"])
     return result
+
+
+def _check_recursion(result: dict[str, Any]) -> None:
+    options = result.get("BindOptions", {})
+    needs = "option 'bind-recursive={}' requires '{}' to be specified in conjunction"
+    if options.get("ReadOnlyNonRecursive") and not result.get("ReadOnly"):
+        raise InvalidParameter(needs.format("writable", "readonly"))
+    if options.get("ReadOnlyForceRecursive"):
+        if not result.get("ReadOnly"):
+            raise InvalidParameter(needs.format("readonly", "readonly"))
+        if options.get("Propagation") != "rprivate":
+            raise InvalidParameter(needs.format("readonly", "bind-propagation=rprivate"))
 
 
 def _set(result: dict[str, Any], key: str, value: str) -> None:

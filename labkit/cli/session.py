@@ -77,6 +77,10 @@ def find(program: str, words: Sequence[str]) -> Found:
     return Found(options, command, (rest[0],), rest[1:])
 
 
+_USES = {"volume": " COMMAND"}
+"""How Docker writes the use of a group, where that isn't its bare name."""
+
+
 def _find_in_group(program: str, options: dict[str, Any], rest: list[str]) -> Found:
     group = rest[0]
     if len(rest) == 1 or rest[1] in ("--help", "-h"):
@@ -85,7 +89,7 @@ def _find_in_group(program: str, options: dict[str, Any], rest: list[str]) -> Fo
     if command is None:
         called = f"{program} {group}"
         raise StatusError(
-            f"{program}: unknown command: {called} {rest[1]}\n\nUsage:  {called}\n\n"
+            f"{program}: unknown command: {called} {rest[1]}\n\nUsage:  {called}{_USES.get(group, '')}\n\n"
             f"Run '{called} --help' for more information"
         )
     return Found(options, command, command.names[0], rest[2:])

@@ -42,7 +42,7 @@ def inspect_networks(session: Session, given: Invocation) -> None:
 
 
 def inspect_volumes(session: Session, given: Invocation) -> None:
-    _inspect(session, given, lambda name: _fetch(session, "volume", name, False))
+    _inspect(session, given, lambda name: _fetch(session, "volume", name, False), "volume.Volume")
 
 
 def _fetch(session: Session, kind: str, name: str, size: bool) -> bytes:
@@ -60,7 +60,8 @@ def _find(session: Session, name: str, kinds: list[str], size: bool) -> bytes:
     raise NotFound(f"Error: No such object: {name}")
 
 
-def _inspect(session: Session, given: Invocation, fetch: Callable[[str], bytes]) -> None:
+def _inspect(session: Session, given: Invocation, fetch: Callable[[str], bytes], kind: str = "") -> None:
+    """`kind` is what Docker calls the objects' type where a template can't use them."""
     template = given.text("format")
     try:
         tree = parse(template)
@@ -72,7 +73,7 @@ def _inspect(session: Session, given: Invocation, fetch: Callable[[str], bytes])
     for name in given.arguments:
         try:
             text = fetch(name).decode().strip()
-            found.append(text if whole else _execute(tree, json.loads(text), template))
+            found.append(text if whole else _execute(tree, json.loads(text), template, kind))
         except LabkitError as error:
             failures.append(str(error))
     session.out(_list(found, template) if whole else "".join(found) or "\n")
@@ -80,9 +81,9 @@ def _inspect(session: Session, given: Invocation, fetch: Callable[[str], bytes])
         raise StatusError("\n".join(failures))
 
 
-def _execute(tree: Any, value: Any, template: str) -> str:
+def _execute(tree: Any, value: Any, template: str, kind: str) -> str:
     try:
-        return execute(tree, value, "", template) + "\n"
+        return execute(tree, value, kind, template) + "\n"
     except TemplateError as error:
         raise StatusError(f"template parsing error: {error}") from error
 
