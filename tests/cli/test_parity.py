@@ -200,6 +200,35 @@ network disconnect nosuch gone
 network disconnect lab2 nosuch
 network disconnect host web
 network foo
+volume create labvol --label a=b
+volume create a
+volume create -d nosuch labx
+volume create -o bad=1 labx
+volume ls
+volume ls -q
+volume ls --format json
+volume ls --format '{{.Name}} {{.Driver}} {{.Label "a"}} {{.Scope}} {{.Links}} {{.Size}}'
+volume ls --format 'table {{.Name}}\\t{{.Labels}}'
+volume ls --format '{{.Foo}}'
+volume ls -f dangling=foo
+volume ls -f foo=bar
+volume ls -f foo
+volume ls -f name=labv -f driver=local -q
+volume ls x
+volume inspect labvol nosuch
+volume inspect -f '{{.Name}} {{json .Labels}}' labvol
+volume inspect -f '{{.Foo}}' labvol
+volume inspect
+inspect labvol
+inspect --type volume labvol web
+volume rm nosuch
+volume rm -f nosuch
+volume rm
+volume prune
+volume prune -f --filter label=nosuch
+volume prune -f --filter foo=bar
+volume prune -a --filter all=1
+volume foo
 container foo
 foo
 ps foo
@@ -230,6 +259,26 @@ run
 run -d -a stdin labbb
 run -d --rm -p foo labbb
 run -v :/x labbb
+run -v ab:b labbb
+run -v ab:/b:x labbb
+run -v ab:/b:ro:x labbb
+run -v ab: labbb
+run -v /: labbb
+run -v /tmp:/b -v /etc:/b labbb
+run --tmpfs /x:foo=bar labbb
+run --volumes-from nosuch labbb
+run --mount type=bind,src=/nosuch,dst=/x labbb
+run --mount type=bind,dst=/x labbb
+run --mount type=volume,dst=/x,readonly labbb
+run --mount type=tmpfs,dst=/x,tmpfs-mode=9 labbb
+run --mount type=bind,src=/tmp,dst=/x,bind-propagation=foo labbb
+run --mount type=bind,src=/tmp,dst=/x,bind-recursive=foo labbb
+run --mount type=bind,src=/tmp,dst=/x,bind-recursive=readonly labbb
+run --mount type=bind,src=/tmp,dst=/x,readonly,bind-recursive=readonly labbb
+run --mount type=bind,src=/tmp,dst=/x,bind-recursive=writable labbb
+run --mount type=volume,src=v,dst=/x,bind-recursive=writable labbb
+run --mount type=bind,src=/tmp,dst=/x,bind-nonrecursive labbb
+run --mount type=image,src=x,dst=/x labbb
 run --mount foo labbb
 run --device '' labbb
 run --security-opt foo labbb

@@ -83,6 +83,8 @@ def remove_containers(host: str) -> None:
     for container in client.get("/containers/json", {"all": True}):
         client.request("DELETE", f"/containers/{container['Id']}", {"force": True, "v": True}).body()
     client.post("/networks/prune")
+    for volume in client.get("/volumes")["Volumes"] or ():
+        client.request("DELETE", f"/volumes/{volume['Name']}").body()
     client.close()
 
 
