@@ -11,11 +11,12 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from labkit.kernel.cgroups import read_layout
+from labkit.network.planning import table_name
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 30
@@ -138,7 +139,25 @@ class Daemon:
             found += [f"mount {line.split()[4]}" for line in file if f"{self.root}/" in line]
         found += [f"process {line}" for line in processes(str(self.root))]
         found += [f"file {path}" for path in self.exec_files()]
-        return found
+        return found + self.network_left()
+
+    def network_left(self) -> list[str]:
+        """Links that have the daemon's mark, and its nf_tables tables."""
+        table = table_name(str(self.data))
+        links = json.loads(self.on_host("ip", "-j", "link", "show"))
+        found = [f"link {link['ifname']}" for link in links if link.get("ifalias", "").startswith(f"{table} ")]
+        tables = self.on_host("nft", "list", "tables").splitlines()
+        return found + [line for line in tables if line.split()[-1] == table]
+
+    def on_host(self, *words: str) -> str:
+        """The output of a command that must succeed, run in the network namespace of the daemon."""
+        done = subprocess.run(self.in_network(words), capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+        return done.stdout
+
+    def in_network(self, words: Sequence[str]) -> list[str]:
+        """The words of a command for where the daemon's links are: here."""
+        return list(words)
 
     def exec_files(self) -> list[str]:
         """The files of the exec root that belong to a container, or to something that listens."""

@@ -1,41 +1,59 @@
-"""Debian's dockerd and labkit's daemon, each in a network namespace of its own, so that both choose alike."""
+"""labkit's daemon and Debian's dockerd, each in a network namespace of its own, so that both choose alike."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.support.daemon import PATIENCE, Daemon, busybox
+from tests.support.daemon import PATIENCE, Daemon, busybox, served
 
-_ALONE = ("unshare", "-n", "--", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
-"""The words that give a command a network namespace of its own, with a loopback."""
+_MADE = ("veth", "bridge", "macvlan")
 
 
 class Isolated(Daemon):
-    """labkit's daemon in a network namespace of its own."""
+    """labkit's daemon in a network namespace that outlives it: nobody else makes links there."""
+
+    @property
+    def namespace(self) -> Path:
+        return self.root / "netns"
 
     def command(self) -> list[str]:
-        return [*_ALONE, *super().command()]
+        return self.in_network(super().command())
 
-    def on_host(self, *words: str) -> str:
-        """The output of a command that must succeed, run where the daemon's bridges are."""
-        assert self.process
-        enter = ["nsenter", "-t", str(self.process.pid), "-n", "--"]
-        done = subprocess.run([*enter, *words], capture_output=True, text=True, timeout=PATIENCE, check=False)
-        assert done.returncode == 0, f"{words}: {done.stderr}"
-        return done.stdout
+    def in_network(self, words: Sequence[str]) -> list[str]:
+        return ["nsenter", f"--net={self.namespace}", "--", *words]
+
+    def network_left(self) -> list[str]:
+        """All links but those that the kernel makes by itself."""
+        links = json.loads(self.on_host("ip", "-j", "-d", "link", "show"))
+        found = [link["ifname"] for link in links if link.get("linkinfo", {}).get("info_kind") in _MADE]
+        return [f"link {name}" for name in found] + self.on_host("nft", "list", "tables").splitlines()
+
+    @contextlib.contextmanager
+    def network(self) -> Iterator[None]:
+        """While this is entered the namespace exists, with a loopback."""
+        self.namespace.touch()
+        make = ["unshare", f"--net={self.namespace}", "ip", "link", "set", "lo", "up"]
+        subprocess.run(make, check=True, timeout=PATIENCE)
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", self.namespace], check=True, timeout=PATIENCE)
+
+    def left(self) -> list[str]:
+        return [what for what in super().left() if what != f"mount {self.namespace}"]
 
     @contextlib.contextmanager
     def listening(self, port: int) -> Iterator[None]:
-        """While this is entered another program has a TCP port where the daemon's bridges are."""
-        assert self.process
+        """While this is entered another program has a TCP port."""
         script = f"import socket; s = socket.create_server(('', {port})); print(flush=True); input()"
-        enter = ["nsenter", "-t", str(self.process.pid), "-n", "--", sys.executable, "-c", script]
-        with subprocess.Popen(enter, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        words = self.in_network([sys.executable, "-c", script])
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
             assert program.stdin
             assert program.stdout
             assert program.stdout.readline() == b"\n"
@@ -52,7 +70,7 @@ class Dockerd(Isolated):
 
     def command(self) -> list[str]:
         roots = ["--data-root", str(self.data), "--exec-root", str(self.run), "--pidfile", str(self.root / "pid")]
-        return [*_ALONE, "dockerd", "-H", self.host, *roots, *self.flags]
+        return self.in_network(["dockerd", "-H", self.host, *roots, *self.flags])
 
     def start(self) -> None:
         self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -82,24 +100,19 @@ class Dockerd(Isolated):
 def dockerd(root: Path) -> Iterator[Dockerd]:
     """dockerd that runs, with the image `busybox`, its bridge and its packet filter."""
     engine = Dockerd(root)
-    engine.start()
-    try:
-        engine.docker("import", str(busybox()), "busybox")
-        yield engine
-    finally:
-        engine.remove_all()
-        engine.stop()
+    with engine.network():
+        engine.start()
+        try:
+            engine.docker("import", str(busybox()), "busybox")
+            yield engine
+        finally:
+            engine.remove_all()
+            engine.stop()
 
 
 @contextlib.contextmanager
 def isolated(root: Path) -> Iterator[Isolated]:
     """labkit's daemon that runs likewise."""
     daemon = Isolated(root)
-    daemon.start()
-    try:
-        daemon.docker("import", str(busybox()), "busybox")
+    with daemon.network(), served(daemon):
         yield daemon
-    finally:
-        daemon.remove_all()
-        daemon.stop()
-    assert daemon.left() == []
