@@ -13,13 +13,13 @@ from labkit.explain.decode import Style, decode
 from labkit.explain.telling import Data
 
 WATCHED = (
-    "clone3", "unshare", "setns", "mount", "umount2", "pivot_root", "open_tree", "move_mount", "capset", "prctl",
-    "seccomp", "sethostname", "setdomainname", "mkdir", "rmdir", "mknod", "setresuid", "setresgid", "setgroups",
+    "clone3", "unshare", "setns", "mount", "umount2", "pivot_root", "open_tree", "move_mount", "mount_setattr", "mount_setattr", "capset", "prctl",
+    "seccomp", "sethostname", "setdomainname", "mkdir", "mkdirat", "rmdir", "mknod", "setresuid", "setresgid", "setgroups",
     "chdir", "write", "execve", "bpf",
 )  # fmt: skip
 """Each call that shapes a container: all of them must be in the trace, and all in the trace must have been made."""
 
-STRACE_NAMES = ",".join([*WATCHED, "mknodat", "mkdirat", "clone", "fork", "vfork", "execveat", "fchdir", "chroot"])
+STRACE_NAMES = ",".join([*WATCHED, "mknodat", "clone", "fork", "vfork", "execveat", "fchdir", "chroot"])
 
 _LINE = re.compile(r"(\w+)\((.*)\)\s+= (.*)")
 _DESCRIPTOR = re.compile(r"(?<![\w\"])(\d+|AT_FDCWD)<([^<>]*)>")
@@ -33,6 +33,7 @@ REWRITTEN: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...
     "sethostname": ((r", \d+$", ""),),
     "setdomainname": ((r", \d+$", ""),),
     "setgroups": ((r"^\d+, ", ""), ("NULL", "[]")),
+    "mount_setattr": ((r", attr_clr=0", ""), (r", userns_fd=0\}, \d+$", "}"), (r" /\* MS_\?\?\? \*/", "")),
     "capset": ((r"^\{version=[^}]*\}, ", ""), (r"1<<", "")),
     "seccomp": ((r", filter=0x[0-9a-f]+", ""),),
     "prctl": ((r"(, 0){2,3}$", ""),),

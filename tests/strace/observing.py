@@ -37,7 +37,12 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "no-new-privileges": ("run", "-d", "--network", "none", "--security-opt", "no-new-privileges", *SLEEP),
     "capabilities": ("run", "-d", "--network", "none", "--cap-drop", "ALL", "--cap-add", "NET_ADMIN", *SLEEP),
     "privileged": ("run", "-d", "--network", "none", "--privileged", *SLEEP),
+    "volumes": (
+        *("run", "-d", "--network", "none", "-v", "/tmp:/host/deep:ro", "-v", "site:/s", "-v", "/etc/hostname:/name"),
+        *("--tmpfs", "/t:size=1m", *SLEEP),
+    ),
     "host-network": ("run", "-d", "--network", "host", "--security-opt", "seccomp=unconfined", *SLEEP),
+    "network-and-volumes": ("run", "-d", "-p", "80", "-v", "things:/things", "-v", "/usr/share:/shared:ro", *SLEEP),
     "exec": ("exec", "-d", "plain", "sleep", "1000"),
     "exec-as-user": ("exec", "-d", "-t", "-u", "bob", "-w", "/tmp", "plain", "/bin/sleep", "1000"),
 }
@@ -54,7 +59,12 @@ class Observation:
     def traced(self, name: str, actor: str) -> list[str]:
         """The watched calls that the trace of a scenario tells of an actor."""
         operations = [operation for operation in self.plans[name]["operations"] if operation["actor"] == actor]
-        calls = [call for operation in operations for call in operation["calls"] if call["name"] in WATCHED]
+        calls = [
+            call
+            for operation in operations
+            for call in operation["calls"]
+            if call["name"].removesuffix("at") in WATCHED
+        ]
         return [from_trace(call) for call in calls]
 
     def seen(self, pid: int) -> list[str]:
