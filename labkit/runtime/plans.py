@@ -112,7 +112,7 @@ def start_plan(
         *join_namespaces(namespaces),
         *network,
         *enter_root(spec, layers, files, machine.cgroups, bases),
-        *make_devices(linux),
+        *([] if brings_devices(spec) else make_devices(linux)),
         stdio(spec["process"], size, True, streams),
         *name_host(spec, namespaces),
         *(WriteSysctl(key, value) for key, value in sorted(linux.get("sysctl", {}).items())),
@@ -322,6 +322,12 @@ def _mount_cgroups(
         members = [controller for controller in name.split(",") if controller != name]
         attached += [MakeLink(name, f"{target}/{member}") for member in members]
     return held, attached + ([MakeReadOnly(target, mounted=True)] if flags & c.MS_RDONLY else [])
+
+
+def brings_devices(spec: Spec) -> bool:
+    """Whether a directory of the host is mounted at /dev: nothing is made in there (as with runc)."""
+    at_dev = [entry for entry in spec.get("mounts", ()) if entry["destination"].rstrip("/") == "/dev"]
+    return any(mount_options(entry.get("options", ()))[0] & c.MS_BIND for entry in at_dev)
 
 
 def make_devices(linux: Spec) -> list[Operation]:

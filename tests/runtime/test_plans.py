@@ -344,6 +344,13 @@ def test_a_tree_is_made_read_only_with_all_that_is_mounted_in_it() -> None:
     assert find(plan, AttachTree)[-1] == AttachTree("/data", "/shared", True, 0, c.MS_PRIVATE | c.MS_REC, c.MS_RDONLY)
 
 
+def test_nothing_is_made_in_a_dev_of_the_host() -> None:
+    spec = make_spec()
+    assert find(start(spec), MakeDevice)
+    spec["mounts"].append({"destination": "/dev", "type": "bind", "source": "/dev", "options": ["rbind"]})
+    assert not find(start(spec), MakeDevice)
+
+
 def test_a_source_that_somebody_else_named_is_held_by_its_base() -> None:
     plan = start_plan(make_spec(), Machine(V2, ALL), LAYERS, frozenset(), b"", (0, 0), bases={"/data": "/"})
     assert find(plan, OpenTree)[-1] == OpenTree("/data", False, "/srv", "/")

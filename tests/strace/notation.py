@@ -13,9 +13,9 @@ from labkit.explain.decode import Style, decode
 from labkit.explain.telling import Data
 
 WATCHED = (
-    "clone3", "unshare", "setns", "mount", "umount2", "pivot_root", "open_tree", "move_mount", "mount_setattr", "capset",
-    "prctl", "seccomp", "sethostname", "setdomainname", "mkdir", "mkdirat", "rmdir", "mknod", "setresuid", "setresgid",
-    "setgroups", "chdir", "write", "execve", "bpf",
+    "clone3", "unshare", "setns", "mount", "umount2", "pivot_root", "open_tree", "move_mount", "mount_setattr",
+    "capset", "prctl", "seccomp", "sethostname", "setdomainname", "mkdir", "mkdirat", "rmdir", "mknod", "setresuid",
+    "setresgid", "setgroups", "chdir", "write", "execve", "bpf",
 )  # fmt: skip
 """Each call that shapes a container: all of them must be in the trace, and all in the trace must have been made."""
 
