@@ -13,6 +13,7 @@ from labkit.kernel.netlink import open_in
 from tests.network import wire
 from tests.network.resolvers import Resolver, resolver
 from tests.support.daemon import PATIENCE, Daemon, running
+from tests.support.dockerd import dockerd, isolated
 
 pytestmark = pytest.mark.root
 NAMESERVER = ("127.0.0.11", 53)
@@ -254,3 +255,24 @@ def test_names_survive_the_daemon(tmp_path: Path) -> None:
         assert ask(daemon, "app", "web").code != 0
         daemon.remove_all()
         daemon.docker("network", "rm", "front")
+
+
+def test_answers_are_those_of_dockerd(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folders = [tmp_path_factory.mktemp(name) for name in ("d", "l")]  # short names: containerd's socket is below
+    with dockerd(folders[0]) as docker, isolated(folders[1]) as labkit:
+        for engine in (docker, labkit):
+            engine.docker("network", "create", "--subnet", "10.77.0.0/24", "front")
+            for name, *flags in (("web", "--network-alias", "www"), ("app", "--network-alias", "www")):
+                engine.docker("run", "-d", "--name", name, "--network", "front", *flags, "busybox", "sleep", "1000")
+        web = pointer(address(docker, "web", "front"))
+        kinds = [(name, kind) for name in ("web", "WEB.front") for kind in (wire.A, wire.AAAA, wire.MX)]
+        for name, kind in (*kinds, (web, wire.PTR)):
+            for stream in (False, True):
+                theirs, ours = (ask(engine, "app", name, kind, stream) for engine in (docker, labkit))
+                assert ours == theirs, name
+                assert ours.code == 0
+        theirs, ours = (ask(engine, "app", "www") for engine in (docker, labkit))
+        assert ours.contents == theirs.contents
+        for engine in (docker, labkit):
+            engine.remove_all()
+            engine.docker("network", "rm", "front")
