@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from labkit.engine import endpoints, naming
+from labkit.engine import endpoints, naming, ports
 from labkit.engine.execution import carry_out
 from labkit.errors import Conflict, Forbidden, InvalidParameter, LabkitError
 from labkit.kernel.links import SetDefaultRoute
@@ -13,12 +14,14 @@ from labkit.kernel.resolver import ServeNames
 from labkit.network import planning
 from labkit.network.models import Endpoint
 from labkit.plan import Context, Operation, Plan, Step
-from labkit.trace import TraceContext
+from labkit.trace import TraceContext, new_trace
 
 if TYPE_CHECKING:
     from labkit.engine.container import Container
     from labkit.engine.engine import Engine
     from labkit.engine.networks import Network
+
+log = logging.getLogger("labkit.engine")
 
 _HOST = "container cannot be disconnected from host network or connected to host network"
 
@@ -45,9 +48,11 @@ async def connect(
                 _connect_running(engine, network, container, trace)
             except LabkitError:
                 endpoints.let_go(engine, container, network, endpoint)
-                del container.record.Networks[network.name]
+                _changed(container, network, gone=True)
+                _refresh(engine, container, trace)
                 raise
-        container.save(durable=True)
+        _changed(container, network)
+        _move_ports(engine, container, trace)
     if not container.run.running:
         engine.networks.tell(network, "connect", container)
 
@@ -77,7 +82,8 @@ def _connect_running(engine: Engine, network: Network, container: Container, tra
         engine.networks.tell(network, "connect", container)
         return
     endpoints.lease(engine, container, network)
-    netns = f"/proc/{container.run.pid}/ns/net"
+    _changing(container, network)
+    netns = _netns(container)
     attached = endpoints.attachment(container, network, _networks(engine, container))
     operations = planning.attach_operations(replace(attached, default4=False, default6=False), netns)
     operations += default_routes(engine, container, netns)
@@ -133,29 +139,87 @@ async def disconnect(engine: Engine, network: Network, container: Container, tra
         if endpoints.shares(container.record):
             raise InvalidParameter("a container that shares another's network can't be disconnected from it")
         if container.run.running and endpoint.EndpointID:
-            _disconnect_running(engine, network, container, endpoint, trace)
-        del container.record.Networks[network.name]
-        if not container.record.Networks and not container.run.running:
-            container.record.HostConfig.NetworkMode = container.record.HostConfig.NetworkMode or "none"
-        container.save(durable=True)
+            _changing(container, network)
+            _take_off(engine, network, container, endpoint, trace)
+        _changed(container, network, gone=True)
+        _move_ports(engine, container, trace)
     engine.networks.tell(network, "disconnect", container)
 
 
-def _disconnect_running(
-    engine: Engine, network: Network, container: Container, endpoint: Endpoint, trace: TraceContext
-) -> None:
-    if not network.has_links:
-        endpoints.let_go(engine, container, network, endpoint)
-        return
-    netns = f"/proc/{container.run.pid}/ns/net"
-    interface = container.record.Sandbox.Interfaces[network.name]
-    operations = planning.disconnect_operations(network.record, endpoint, interface, netns)
-    plan = Plan("disconnect", tuple(Step("daemon", operation) for operation in operations))
-    carry_out(engine, plan, container.id, trace)
+def _take_off(engine: Engine, network: Network, container: Container, endpoint: Endpoint, trace: TraceContext) -> None:
+    """Take a running container off a network. That the link isn't there any more is fine."""
+    if network.has_links:
+        interface = container.record.Sandbox.Interfaces[network.name]
+        operations = planning.disconnect_operations(network.record, endpoint, interface, _netns(container))
+        plan = Plan("disconnect", tuple(Step("daemon", operation) for operation in operations))
+        carry_out(engine, plan, container.id, trace)
     endpoints.let_go(engine, container, network, endpoint)
-    rest = default_routes(engine, container, netns)
-    names = _has_names(engine, container)
-    rest += naming.file_operations(engine, container, names)
-    plan = Plan("disconnect", tuple(Step("daemon", operation) for operation in rest))
-    carry_out(engine, plan, container.id, trace)
+    if network.has_links:
+        _refresh(engine, container, trace)
+
+
+def _refresh(engine: Engine, container: Container, trace: TraceContext) -> None:
+    """Bring default routes and files to the networks that a running container has now.
+
+    What can't be done is logged: the container may have deleted its own links.
+    """
+    operations = default_routes(engine, container, _netns(container))
+    operations += naming.file_operations(engine, container, _has_names(engine, container))
+    for operation in operations:
+        try:
+            carry_out(engine, Plan("refresh", (Step("daemon", operation),)), container.id, trace)
+        except LabkitError as error:
+            log.warning("%s: %s", container.name, error)
     _look_again(engine, container)
+
+
+def _netns(container: Container) -> str:
+    return f"/proc/{container.run.pid}/ns/net"
+
+
+def _changing(container: Container, network: Network) -> None:
+    """From here on a crash ends in the container being off this network."""
+    container.record.Sandbox.Changing = network.name
+    container.save()
+
+
+def _changed(container: Container, network: Network, gone: bool = False) -> None:
+    container.record.Sandbox.Changing = ""
+    if gone:
+        del container.record.Networks[network.name]
+    container.save(durable=True)
+
+
+def _move_ports(engine: Engine, container: Container, trace: TraceContext) -> None:
+    if container.run.running:
+        try:
+            ports.move(engine, container, [network.record for network in _networks(engine, container)], trace)
+        finally:
+            container.save()
+
+
+def resume(engine: Engine, container: Container) -> None:
+    """Settle what a killed daemon left half done: the container runs, and is on the networks of its record, with names.
+
+    One that was being connected or disconnected is off that network.
+    """
+    trace = new_trace()
+    name = container.record.Sandbox.Changing
+    if endpoint := container.record.Networks.get(name):
+        network = engine.networks.find(name)
+        _take_off(engine, network, container, endpoint, trace)
+        _changed(container, network, gone=True)
+    try:
+        _serve_names(engine, container, trace)
+        _move_ports(engine, container, trace)
+    except LabkitError as error:
+        log.warning("%s: %s", container.name, error)
+
+
+def _serve_names(engine: Engine, container: Container, trace: TraceContext) -> None:
+    """A name server that came with a network while the container ran went with the daemon: open its sockets again."""
+    if _has_names(engine, container) or not any(one.has_names for one in _networks(engine, container)):
+        return
+    context = Context()
+    carry_out(engine, Plan("connect", (Step("daemon", ServeNames(_netns(container))),)), container.id, trace, context)
+    endpoints.serve_names(engine, container, context.descriptors)

@@ -14,14 +14,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from labkit.engine import legacy_links, naming
+from labkit.engine import legacy_links, naming, ports
 from labkit.engine.models import ContainerRecord, Sandbox
 from labkit.engine.networks import DEFAULT, Network
 from labkit.engine.stdio import Pipes
-from labkit.errors import Conflict, InvalidParameter, KernelError, LabkitError, NotFound
+from labkit.errors import Conflict, InvalidParameter, LabkitError, NotFound
 from labkit.kernel.netlink import Netlink
 from labkit.kernel.resolver import TCP, UDP, ServeNames
-from labkit.network import planning, proxy, publishing
+from labkit.network import planning, publishing
 from labkit.network.directory import Member, Sight
 from labkit.network.models import Endpoint, NetworkingConfig, options_of
 from labkit.network.planning import Attachment
@@ -163,27 +163,8 @@ def _join_all(engine: Engine, container: Container) -> Joined:
             found.append(network)
     attachments = [attachment(container, network, found) for network in found]
     joined = Joined(attachments, environment=legacy_links.environment(engine, container))
-    _claim_ports(engine, container, joined)
+    ports.claim(engine, container, [network.record for network in found])
     return joined
-
-
-def _claim_ports(engine: Engine, container: Container, joined: Joined) -> None:
-    """Choose the host's ports for what the container publishes: through its first bridge network with a way out."""
-    host, config = container.record.HostConfig, container.record.Config
-    exposed = config.ExposedPorts if isinstance(config.ExposedPorts, dict) else {}
-    wanted = publishing.parse(host.PortBindings, exposed, host.PublishAllPorts)
-    bridge = next((one for one in joined.attachments if one.network.Bridge and not one.network.Internal), None)
-    if wanted and bridge:
-        endpoint = bridge.endpoint
-        claimed = engine.networks.ports.claim(
-            wanted,
-            container.name,
-            endpoint.EndpointID,
-            endpoint.IPAddress,
-            endpoint.GlobalIPv6Address,
-            options_of(bridge.network).host_ip,
-        )
-        container.record.Sandbox.Ports = list(claimed)
 
 
 def prelude(engine: Engine, container: Container, joined: Joined) -> tuple[Operation, ...]:
@@ -206,17 +187,6 @@ def host_netlink(joined: Joined, made: Pipes) -> Iterator[None]:
             yield
         finally:
             del made.child["host-netlink"]
-
-
-def explained(container: Container, error: LabkitError) -> LabkitError:
-    """A failure to hold or publish a port, in dockerd's words; any other as it is."""
-    if not isinstance(error, KernelError):
-        return error
-    bindings = container.record.Sandbox.Ports
-    addresses = {binding.ip for binding in bindings}
-    endpoints = container.record.Networks.values()
-    identity = next((one.EndpointID for one in endpoints if one.IPAddress in addresses), "")
-    return publishing.explained(error, container.name, identity)
 
 
 def attachment(container: Container, network: Network, networks: list[Network]) -> Attachment:
@@ -343,7 +313,7 @@ def opened(engine: Engine, container: Container, descriptors: dict[str, int], he
             announce(engine, container, network)
             engine.networks.tell(network, "connect", container)
     serve_names(engine, container, descriptors)
-    serve_ports(engine, container, held)
+    ports.serve(engine, container, held)
     for other in legacy_links.linked(engine, container):  # perhaps at another address now
         for operation in naming.file_operations(engine, other, False)[:1]:
             operation.run(Context())
@@ -353,25 +323,6 @@ def serve_names(engine: Engine, container: Container, descriptors: dict[str, int
     """Answer at the sockets that a container's init opened for names, if it did."""
     if UDP in descriptors:
         engine.nameserver.serve(container.id, descriptors.pop(UDP), descriptors.pop(TCP), sight(engine, container))
-
-
-def serve_ports(engine: Engine, container: Container, held: Context) -> None:
-    """Carry to the container what reaches its ports of the host without being translated."""
-    ports = proxy.held(container.record.Sandbox.Ports, held.descriptors)
-    if ports:
-        engine.networks.proxies[container.id] = proxy.Proxy(ports)
-        engine.networks.proxies[container.id].start()
-
-
-def hold_again(container: Container) -> Context:
-    """The sockets of a running container's ports, which went with the daemon that had them."""
-    context = Context()
-    for operation in publishing.publish_operations("", container.record.Sandbox.Ports, translate=False):
-        try:
-            operation.run(context)
-        except KernelError as error:
-            log.warning("%s: %s: another program has it now", container.name, error)
-    return context
 
 
 def announce(engine: Engine, container: Container, network: Network) -> None:
@@ -427,14 +378,13 @@ def adopt(engine: Engine, container: Container, descriptors: dict[str, int]) -> 
         announce(engine, container, network)
     engine.networks.ports.reclaim(container.record.Sandbox.Ports)
     serve_names(engine, container, descriptors)
-    serve_ports(engine, container, hold_again(container))
+    ports.serve(engine, container, ports.hold_again(container))
 
 
 def end(engine: Engine, container: Container) -> list[Operation]:
     """The container has ended: nobody finds it any more. Returns what ends its traffic; `release` comes after that."""
     engine.nameserver.stop(container.id)
-    if proxied := engine.networks.proxies.pop(container.id, None):
-        proxied.stop()
+    ports.stop(engine, container)
     host = engine.networks.host
     operations = publishing.withdraw_operations(host.table, container.record.Sandbox.Ports, host.translates)
     for endpoint in container.record.Networks.values():

@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from labkit.engine import creation, disk, endpoints, legacy_links, mountpoints, naming, starting, stdio, validation
+from labkit.engine import (
+    connecting,
+    creation,
+    disk,
+    endpoints,
+    legacy_links,
+    mountpoints,
+    naming,
+    ports,
+    starting,
+    stdio,
+    validation,
+)
 from labkit.engine.clock import rfc3339
 from labkit.engine.container import Container
 from labkit.engine.execution import carry_out
@@ -104,7 +116,7 @@ async def _start(engine: Engine, container: Container, context: TraceContext) ->
         await _run_plan(engine, container, joined, context)
     except LabkitError as error:
         mountpoints.unmount(engine, container)
-        failure = endpoints.explained(container, error)
+        failure = ports.explained(container, error)
         endpoints.release(engine, container)
         raise failure from (error if failure is not error else error.__cause__)
 
@@ -195,6 +207,7 @@ def adopt(engine: Engine, container: Container, process: Introduced | None) -> N
         _complete_bundle(engine, container)
         _running(container, process.pid, process.pidfd, process.descriptors, process.began)
         endpoints.adopt(engine, container, process.descriptors)
+        connecting.resume(engine, container)
         mountpoints.hold(engine, container)
         _note_frozen(container, paused)
         if process.outcome:

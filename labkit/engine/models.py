@@ -183,12 +183,14 @@ class State(Struct):
 class Sandbox(Struct):
     """What a running container has been given of its networks: links by network, and ports of the host.
 
-    `OwnMac` names the networks for which nobody asked for a MAC address.
+    `OwnMac` names the networks for which nobody asked for a MAC address, `Changing` the one that the container is just
+    being connected to or disconnected from: a daemon that finds it after a crash takes the container off that network.
     """
 
     Interfaces: dict[str, str] = msgspec.field(default_factory=dict)
     Ports: list[Binding] = msgspec.field(default_factory=list)
     OwnMac: list[str] = msgspec.field(default_factory=list)
+    Changing: str = ""
 
 
 class ContainerRecord(Struct):
