@@ -111,14 +111,15 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     yield
     ends = nextitem is None or nextitem.parent is not item.parent
     if isinstance(item, plugin.IPyNbCell) and ends:
-        left = _containers(item.config.stash[_ENGINE])
-        assert not left, f"the notebook leaves containers behind: {left}"
+        left = _left_behind(item.config.stash[_ENGINE])
+        assert not left, f"the notebook leaves containers or volumes behind: {left}"
 
 
-def _containers(host: str) -> list[str]:
-    """The names of the engine's containers, which are removed."""
+def _left_behind(host: str) -> list[str]:
+    """The names of the engine's containers and volumes, which are removed."""
     client = Client(host)
-    found = client.get("/containers/json", {"all": True})
+    containers = client.get("/containers/json", {"all": True})
+    volumes = client.get("/volumes")["Volumes"]
     client.close()
     remove_containers(host)
-    return [container["Names"][0] for container in found]
+    return [*(one["Names"][0] for one in containers), *(one["Name"] for one in volumes)]

@@ -53,9 +53,9 @@ def test_a_notebook_that_leaves_a_container_behind_fails(tmp_path: Path) -> None
         tmp_path,
         ("%load_ext labkit", 1, []),
         ("%docker hub build busybox", 2, quiet),
-        ("%docker create --name forgotten busybox true", 3, quiet),
+        ("%docker create --name forgotten -v kept:/data busybox true", 3, quiet),
     )
-    assert "the notebook leaves containers behind: ['/forgotten']" in report
+    assert "the notebook leaves containers or volumes behind: ['/forgotten', 'kept']" in report
     assert "3 passed, 1 error" in report
 
 

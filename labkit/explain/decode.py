@@ -27,7 +27,7 @@ _ID = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 _UUID = r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
 _ANY_ID = re.compile(rf"\b(?:{_UUID}|[0-9a-f]{{64}}|[0-9a-f]{{32}}|[0-9a-f]{{16}}|[0-9a-f]{{12}})\b")
 _CGROUP = re.compile(r"(/sys/fs/cgroup(?:/(?!unified/)[\w,.]+(?=/[^/\s]+/[0-9a-f]{64}))?)/\S*?[0-9a-f]{64}")
-_ENGINE_DIRECTORY = re.compile(r"/[\w./-]+(?=/(?:bundles|containers|images)/)")
+_ENGINE_DIRECTORY = re.compile(r"/[\w./-]+(?=/(?:bundles|containers|images|volumes)/)")
 _PROCESS = re.compile(r"\b(process|pidfd of) \d+")
 
 
