@@ -29,7 +29,7 @@ _HOOKED, _OWN_OF_DOCKER = "FORWARD", "DOCKER-USER"
 _GETCHAIN, _GETRULE, _DELRULE = (nft.SUBSYSTEM << 8 | kind for kind in (4, 7, 8))
 _DROP_POLICY = 0
 _COMMANDS = {IPV4: "iptables-legacy", IPV6: "ip6tables-legacy"}
-_LEGACY_TABLES = {IPV4: "/proc/net/ip_tables_names", IPV6: "/proc/net/ip6_tables_names"}
+_LEGACY_TABLES = {IPV4: "/proc/thread-self/net/ip_tables_names", IPV6: "/proc/thread-self/net/ip6_tables_names"}
 
 # What goes to dockerd's containers is left to dockerd's rules; what comes to ours, to our own table.
 _PATTERNS = (

@@ -45,6 +45,7 @@ _GETTABLE = nft.SUBSYSTEM << 8 | 1
 _OF_DOCKER = "DOCKER-USER"
 _NFTABLES_GROUP = 1 << 6  # NFNLGRP_NFTABLES
 _NETFILTER = 12
+_KIND = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 _CHANGES = (3, 5, 8)  # NFT_MSG_NEWCHAIN, _DELCHAIN, _DELRULE
 _ROOM = 1 << 16
 
@@ -156,9 +157,7 @@ class Watch:
     def start(self) -> None:
         """Listen on the running event loop; without nf_tables there is nothing to hear."""
         try:
-            sock = open_in(
-                "", socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, _NETFILTER
-            )
+            sock = open_in(self._netns, socket.AF_NETLINK, _KIND, _NETFILTER)
         except OSError as error:
             _LOG.info("no nf_tables to watch: %s", error)
             return

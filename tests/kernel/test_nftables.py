@@ -296,6 +296,7 @@ OF_BOTH_PROTOCOLS = tuple(
         (protocol, "fd50::1", 8083, "fd30::3", 80),
         (protocol, "", 8090, "172.31.0.2", 80),
         (protocol, "", 8091, "172.33.0.2", 80),
+        (protocol, "", 8092, "172.32.0.2", 80),  # of an internal network: nobody comes in
     )
 )
 
@@ -382,6 +383,7 @@ def test_what_is_not_published_is_not_reached(house: House, protocol: str) -> No
         "from bridge to bridge": (one, "172.31.0.2", 80),
         "and back": (three, "172.30.0.2", 80),
         "into an internal network": (one, "172.32.0.2", 80),
+        "into an internal network, by a published port": (house.lan, "192.168.50.1", 8092),
         "out of an internal network": (four, "192.168.50.2", 80),
         "out of an internal network, a published port": (four, "192.168.50.1", 8080),
         "from an internal network to another bridge": (four, "172.30.0.2", 80),
