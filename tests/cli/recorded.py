@@ -19,7 +19,7 @@ VARYING = {
     r"\b[0-9a-f]{64}\b": "<id>",
     r"\b[0-9a-f]{12}\b": "<short id>",
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(Z| \+0000 UTC)": "<time>",
-    r"(\d+ seconds?|Less than a second)": "<duration>",
+    r"(\d+ seconds?|Less than a second|About a minute|\d+ minutes)": "<duration>",
     r'(?<=Size":")[\d.]+MB': "<size>",
     r"(?<=virtual )[\d.]+MB": "<size>",
 }

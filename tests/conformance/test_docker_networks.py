@@ -248,6 +248,15 @@ start p1
 rm -f p9
 start p1
 port p1
+network create --subnet 10.227.0.0/24 zoo
+network connect zoo p2
+port p2
+network disconnect bridge p2
+port p2
+run -d --name p10 --network none -p 8500:80 busybox httpd -f
+network disconnect none p10
+network connect zoo p10
+port p10
 """,
 }  # fmt: skip
 """Lines of words for docker; `sh:NAME SCRIPT` runs a script in a container. `docker` is the 28.2 client or Debian's."""
