@@ -225,13 +225,30 @@ class TrustInFirewalld(Operation):
 
     def undo(self, result: Result, context: Context) -> None:
         if firewalld_trusts():
-            _firewalld("--remove-interface")
+            DistrustInFirewalld().run(context)
 
     def describe(self) -> str:
         return "have firewalld trust the bridges"
 
     def shell(self) -> str:
         return f"firewall-cmd --zone=trusted --add-interface={PREFIX}+"
+
+
+@dataclass(frozen=True, slots=True)
+class DistrustInFirewalld(Operation):
+    """Take the bridges out of firewalld's zone `trusted` again."""
+
+    man: ClassVar[str] = "firewall-cmd(1)"
+
+    def run(self, context: Context) -> Result:
+        _firewalld("--remove-interface")
+        return None
+
+    def describe(self) -> str:
+        return "have firewalld trust the bridges no longer"
+
+    def shell(self) -> str:
+        return f"firewall-cmd --zone=trusted --remove-interface={PREFIX}+"
 
 
 def has_firewalld(tables: tuple[str, ...]) -> bool:

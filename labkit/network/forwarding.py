@@ -22,6 +22,7 @@ from labkit.kernel.other_firewalls import (
     PREFIX,
     AcceptForwarding,
     AcceptForwardingLegacy,
+    DistrustInFirewalld,
     ForgetForwarding,
     ForgetForwardingLegacy,
     TrustInFirewalld,
@@ -46,6 +47,7 @@ _OF_DOCKER = "DOCKER-USER"
 _NFTABLES_GROUP = 1 << 6  # NFNLGRP_NFTABLES
 _NETFILTER = 12
 _KIND = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+_NEWTABLE = nft.SUBSYSTEM << 8
 _CHANGES = (3, 5, 8)  # NFT_MSG_NEWCHAIN, _DELCHAIN, _DELRULE
 _ROOM = 1 << 16
 
@@ -88,9 +90,13 @@ def put_back_operations(table: str, folder: str = RECORDS) -> list[Operation]:
 
 def is_needed(table: str) -> bool:
     """Whether someone else on this machine needs forwarding: another daemon with a table of its own, or dockerd."""
-    others = [name for name in tables(INET) if name.startswith(PREFIX) and name != table]
     docker = any(_OF_DOCKER in chains(family) for family in _FAMILIES)
-    return bool(others) or docker or any(legacy_chain(family) == _OF_DOCKER for family in _FAMILIES)
+    return _others(tables(INET), table) or docker or any(legacy_chain(family) == _OF_DOCKER for family in _FAMILIES)
+
+
+def _others(present: tuple[str, ...], table: str) -> bool:
+    """Whether another daemon of labkit's has its table here."""
+    return any(name.startswith(PREFIX) and name != table for name in present)
 
 
 def tables(family: int) -> tuple[str, ...]:
@@ -139,11 +145,14 @@ def forget_operations(table: str) -> list[Operation]:
             operations.append(ForgetForwarding(family, chain, table))
         if has_legacy(family):
             operations.append(ForgetForwardingLegacy(family, table))
+    present = tables(INET)
+    if has_firewalld(present) and not _others(present, table) and firewalld_trusts():
+        operations.append(DistrustInFirewalld())
     return operations
 
 
 class Watch:
-    """Calls back when the chains that iptables keeps in nf_tables have changed, as when dockerd starts.
+    """Calls back when another firewall has changed what it keeps in nf_tables, as when dockerd or firewalld starts.
 
     Of the network namespace behind the path `netns`, or of this one. The old interface of iptables tells nobody: where
     `has_legacy`, ask `admit_operations` again before containers start.
@@ -193,16 +202,19 @@ class Watch:
 
 
 def concerns_us(events: bytes) -> bool:
-    """Whether one of these netlink messages is about a chain of `ip filter` or `ip6 filter`, or a rule gone from it."""
+    """Whether one of these netlink messages is about another firewall.
+
+    That is: about a chain of `ip filter` or `ip6 filter`, a rule gone from there, or a table of firewalld's.
+    """
     place = 0
     while place + HEADER.size + 4 <= len(events):
         length, kind, *_ = HEADER.unpack_from(events, place)
-        if length < HEADER.size:
+        if length < HEADER.size + 4:
             return False
+        table = attributes(events[place + HEADER.size + 4 : place + length]).get(1)
         family = events[place + HEADER.size]
-        if kind >> 8 == nft.SUBSYSTEM and kind & 0xFF in _CHANGES and family in _FAMILIES:
-            fields = attributes(events[place + HEADER.size + 4 : place + length])
-            if fields.get(1) == b"filter\0":
-                return True
+        filtering = kind >> 8 == nft.SUBSYSTEM and kind & 0xFF in _CHANGES and family in _FAMILIES
+        if (filtering and table == b"filter\0") or (kind == _NEWTABLE and table == b"firewalld\0"):
+            return True
         place += (length + 3) & ~3
     return False

@@ -216,6 +216,7 @@ def test_which_events_concern_us() -> None:
     assert concerns_us(event(3, IPV4, "filter"))
     assert concerns_us(event(12, INET, "labkit") + event(8, IPV6, "filter"))
     assert not concerns_us(event(12, INET, "labkit") + event(3, INET, "filter") + event(3, IPV4, "nat"))
+    assert concerns_us(event(0, INET, "firewalld"))
     assert not concerns_us(event(6, IPV4, "filter"))  # a rule more takes nothing away
 
 
