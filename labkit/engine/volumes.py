@@ -118,13 +118,15 @@ class Volumes:
         return Step("daemon", Unmount(self.store.mountpoint(name), c.MNT_DETACH))
 
     def unmount_strays(self) -> None:
-        """Unmount what a killed daemon had mounted for a container that doesn't run."""
-        held = {self.store.mountpoint(name) for name in self.mounted}
-        own = f"{os.path.realpath(self.store.root)}/"
-        for target in [one.target for one in mountinfo.read() if one.target.startswith(own)]:
-            if target not in {os.path.realpath(path) for path in held}:
-                log.info("unmounting %s, which no container uses", target)
-                Unmount(target, c.MNT_DETACH).run(Context())
+        """Unmount what a killed daemon had mounted for a container that doesn't run.
+
+        What lies at volumes without options is somebody else's doing, and stays.
+        """
+        free = [volume.Name for volume in self.store if volume.mounts and not self.mounted.get(volume.Name)]
+        strays = {os.path.realpath(self.store.mountpoint(name)) for name in free}
+        for target in [one.target for one in mountinfo.read() if one.target in strays] if strays else ():
+            log.info("unmounting %s, which no container uses", target)
+            Unmount(target, c.MNT_DETACH).run(Context())
 
     def take_container_away(self, container: Container, names: Sequence[str]) -> list[str]:
         """Free the place of a removed container, and of these volumes, if no other container uses them.

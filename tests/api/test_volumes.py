@@ -146,7 +146,7 @@ def test_prune(clean: Daemon) -> None:
     for name in ("site", "used"):
         create(clean, Name=name)
     clean.docker("create", "--name", "user", "-v", "used:/s", "busybox", "true")
-    assert prune(clean, **{"label!": ["keep"]}) == (200, {"VolumesDeleted": [second], "SpaceReclaimed": 0})
+    assert prune(clean, "", **{"label!": ["keep"]}) == (200, {"VolumesDeleted": [second], "SpaceReclaimed": 0})
     assert prune(clean)[1]["VolumesDeleted"] == [anonymous]
     assert prune(clean) == (200, {"VolumesDeleted": [], "SpaceReclaimed": 0})
     assert prune(clean, label=["none"], all=["1"])[1]["VolumesDeleted"] == []
@@ -158,7 +158,7 @@ def test_prune(clean: Daemon) -> None:
     assert prune(clean, all=["x"]) == (400, {"message": "invalid filter 'all=[x]'"})
 
 
-CREATE = {"Image": "busybox", "Cmd": ["true"]}
+CREATE: dict[str, Any] = {"Image": "busybox", "Cmd": ["true"]}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ CREATE = {"Image": "busybox", "Cmd": ["true"]}
 )
 def test_a_container_that_can_not_be_made_leaves_nothing(clean: Daemon, host: dict[str, Any], message: str) -> None:
     """Named volumes stay, as with dockerd; anonymous ones don't."""
-    body = CREATE | {"HostConfig": host, "Volumes": {"/anon": {}}}
+    body: dict[str, Any] = CREATE | {"HostConfig": host, "Volumes": {"/anon": {}}}
     status, answer = clean.request("POST", "/containers/create?name=box", body)
     assert status in (400, 404, 500)
     assert re.fullmatch(message, answer["message"])
@@ -197,9 +197,8 @@ def test_read_only_of_older_clients_is_for_one_mount(clean: Daemon) -> None:
     mount = {"Type": "bind", "Source": "/tmp", "Target": "/m", "ReadOnly": True}
     host = {"Binds": ["/tmp:/b:ro"], "Mounts": [mount], "NetworkMode": "none"}
     for version, word in (("/v1.43", "ro"), ("/v1.44", "rro")):
-        identity = clean.request(
-            "POST", f"{version}/containers/create", CREATE | {"Cmd": ["cat"], "OpenStdin": True, "HostConfig": host}
-        )[1]["Id"]
+        wanted: dict[str, Any] = {**CREATE, "Cmd": ["cat"], "OpenStdin": True, "HostConfig": host}
+        identity = clean.request("POST", f"{version}/containers/create", wanted)[1]["Id"]
         assert clean.request("POST", f"/containers/{identity}/start")[0] == 204
         bundle = json.loads((clean.run / "bundles" / identity / "config.json").read_text())
         options = {one["destination"]: one["options"] for one in bundle["mounts"]}

@@ -247,6 +247,22 @@ def test_a_part_of_a_volume(clean: Daemon) -> None:
     assert "escapes the base directory" in refused(clean, *RUN, "--mount", f"{part}out/etc", "busybox", "true")
 
 
+def test_paths_that_another_container_changes_meanwhile(clean: Daemon) -> None:
+    """A mount point in a shared volume, which turns into a link and back: nothing leaves the container."""
+    flip = "while :; do ln -s ../../../../../../../.. /v/sub; rm /v/sub; mkdir -p /v/sub/tmp; rm -r /v/sub; done"
+    hostile = ("run", "-d", "--network", "none", "--name", "hostile", "-v", "site:/v", "busybox", "sh", "-c", flip)
+    clean.docker(*hostile)
+    started = 0
+    for number in range(30):
+        binds = ("-v", "site:/v", "-v", f"inner{number}:/v/sub/tmp/labkit-astray")
+        done = clean.docker(*RUN, *binds, "busybox", "true", check=False)
+        started += done.returncode == 0
+        assert done.returncode in (0, 125, 127), done
+    assert started
+    assert not Path("/tmp/labkit-astray").exists()
+    assert "labkit-astray" not in MOUNTINFO.read_text()
+
+
 @pytest.fixture
 def shared_place(tmp_path: Path) -> Iterator[Path]:
     """A mount of the host that passes its mounts on."""

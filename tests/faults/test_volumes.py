@@ -154,10 +154,15 @@ def test_what_was_mounted_for_a_start_that_never_was(own: Fragile) -> None:
         assert own.request("POST", "/volumes/create", {"Name": name, "DriverOpts": options})[0] == 201
     own.docker("run", "-d", "--network", "none", "--name", "alive", "-v", "held:/h", "busybox", "sleep", "1000")
     place = own.data / "volumes/lost/_data"
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
+    own.docker("volume", "create", "plain")
+    others = own.data / "volumes/plain/_data"
+    for target in (place, others):
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", target], check=True)
     own.kill()
     own.start()
     mounts = Path("/proc/self/mountinfo").read_text()
+    assert f" {others} " in mounts  # an administrator's, who has put a disk there
+    subprocess.run(["umount", others], check=True)
     assert (f" {place} " in mounts, f" {own.data}/volumes/held/_data " in mounts) == (False, True)
     own.docker("exec", "alive", "touch", "/h/x")
     own.docker("rm", "-f", "alive")

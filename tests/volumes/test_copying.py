@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,20 @@ def test_a_copy_that_fails_leaves_nothing(
     assert os.listdir(volume / "_data") == []
     monkeypatch.undo()
     assert fill(layers, volume, staged=staged) == 5
+
+
+@pytest.mark.parametrize("staged", [True, False])
+def test_a_disk_that_is_full(layers: tuple[str, str], volume: Path, staged: bool) -> None:
+    Path(layers[0], "srv/data/large").write_bytes(os.urandom(1 << 20))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", volume], check=True)
+    try:
+        (volume / "_data").mkdir()
+        with pytest.raises(LabkitError, match="no space left on device"):
+            fill(layers, volume, staged=staged)
+        assert os.listdir(volume) == ["_data"]
+        assert os.listdir(volume / "_data") == []
+    finally:
+        subprocess.run(["umount", volume], check=True)
 
 
 def test_a_copy_that_was_cut_off_begins_anew(layers: tuple[str, str], volume: Path) -> None:

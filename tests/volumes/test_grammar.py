@@ -194,14 +194,15 @@ def test_sizes_of_a_tmpfs(size: int, word: str) -> None:
 
 def test_one_place_is_for_one_mount() -> None:
     tmpfs = spec(Type="tmpfs", Target="/b/")
-    for arguments in (
+    doubled: tuple[tuple[list[str], list[Mount], dict[str, str]], ...] = (
         (["/a:/b", "v:/b/"], [], {}),
         (["/a:/b"], [], {"/b": ""}),
         (["/a:/b"], [tmpfs], {}),
         ([], [tmpfs, tmpfs], {}),
-    ):
+    )
+    for binds, asked, memory in doubled:
         with pytest.raises(InvalidParameter, match="Duplicate mount point: /b"):
-            grammar.points_of(*arguments, "")
+            grammar.points_of(binds, asked, memory, "")
     points = grammar.points_of(["/a:/b", "v:/c"], [spec(Type="tmpfs", Target="/d")], {"/e": ""}, "")
     assert list(points) == ["/b", "/c", "/d"]
 
