@@ -53,8 +53,10 @@ def observation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observatio
     make_busybox(tmp_path_factory.mktemp("busybox"))
     (root / "calls").mkdir()
     with running(root / "engine") as daemon:
+        daemon.docker("network", "create", "--ipv6", "lab")
         spawner = spawner_of(daemon)
         with strace(spawner, root / "calls" / "of"):
             found = observe(daemon, SCENARIOS, root / "calls", spawner)
         yield found
         daemon.docker("rm", "-f", *daemon.out("ps", "-aq").split())
+        daemon.docker("network", "rm", "lab")

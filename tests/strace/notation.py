@@ -19,12 +19,23 @@ WATCHED = (
 )  # fmt: skip
 """Each call that shapes a container: all of them must be in the trace, and all in the trace must have been made."""
 
-STRACE_NAMES = ",".join([*WATCHED, "mknodat", "clone", "fork", "vfork", "execveat", "fchdir", "chroot"])
+NETLINK = "sendto"
+"""The call that netlink messages go by: compared are their types and lengths, message by message."""
+
+STRACE_NAMES = ",".join([*WATCHED, NETLINK, "mknodat", "clone", "fork", "vfork", "execveat", "fchdir", "chroot"])
 
 _LINE = re.compile(r"(\w+)\((.*)\)\s+= (.*)")
 _DESCRIPTOR = re.compile(r"(?<![\w\"])(\d+|AT_FDCWD)<([^<>]*)>")
 _FLAGS = re.compile(r"\b[A-Z][A-Z0-9_]+(?:\|[A-Z][A-Z0-9_]+)+\b")
 _KERNEL_FILES = ("/sys/fs/cgroup/", "/proc/")
+
+_MESSAGE = re.compile(r"nlmsg_len=(\d+), nlmsg_type=(?:(0x[0-9a-f]+)|([A-Z_<|8]+))")
+_MESSAGES = {
+    0x10: "RTM_NEWLINK", 0x11: "NFNL_MSG_BATCH_END", 0x12: "RTM_GETLINK", 0x14: "RTM_NEWADDR", 0x18: "RTM_NEWROUTE",
+    0xA00: "NFT_MSG_NEWTABLE", 0xA03: "NFT_MSG_NEWCHAIN", 0xA06: "NFT_MSG_NEWRULE",
+}  # fmt: skip
+_BATCH = 20
+"""The length of what opens a batch for nf_tables, whose number is that of RTM_NEWLINK elsewhere."""
 
 REWRITTEN: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]] = {
     "clone3": ((r"\{flags=([^,]+).*", r"{flags=\1, exit_signal=SIGCHLD}"),),
@@ -54,6 +65,8 @@ def common(name: str, arguments: str, result: str) -> str:
 
 def from_trace(call: Data) -> str:
     """A call as the engine's trace has it."""
+    if call["name"] == NETLINK:
+        return f"{_kind_told(call['arguments'][0])} of {call['result']} bytes"
     shown = decode(call["name"], call["arguments"], call["result"], call["errno"], Style(full=True))
     inside = shown.call.removeprefix(f"{call['name']}(").removesuffix(")")
     if call["name"] == "write":
@@ -64,7 +77,7 @@ def from_trace(call: Data) -> str:
 def from_strace(line: str) -> str:
     """A line of strace -y; empty for what isn't watched: a write elsewhere than to a file of the kernel's."""
     match = _LINE.fullmatch(line)
-    if not match:
+    if not match or match[1] == NETLINK:
         return ""
     name, arguments, result = match.groups()
     if name == "write":
@@ -76,10 +89,29 @@ def from_strace(line: str) -> str:
     return common(name, _DESCRIPTOR.sub(r"\1", arguments), _DESCRIPTOR.sub(r"\1", result))
 
 
+def _kind_told(text: str) -> str:
+    """The type of a netlink message, which the trace shows as ip(8) or nft(8) would say it."""
+    first, second = text.split()[:2]
+    return first if first.startswith("RTM_") else f"NFT_MSG_NEW{second.upper()}"
+
+
+def netlink_in(line: str) -> list[str]:
+    """The netlink messages of a line of strace, which may know only the number of a type."""
+    if not line.startswith(f"{NETLINK}("):
+        return []
+    found = []
+    for length, number, name in _MESSAGE.findall(line):
+        kind = _MESSAGES[int(number, 16)] if number else name.rpartition("|")[2]
+        if int(length) > _BATCH and not kind.endswith(("BEGIN", "END")):
+            found.append(f"{kind} of {length} bytes")
+    return found
+
+
 def calls_in(file: Path) -> list[str]:
     """The watched calls of one process up to the exec of its program."""
     calls: list[str] = []
     for line in file.read_text().splitlines():
+        calls += netlink_in(line)
         if call := from_strace(line):
             calls.append(call)
             if call.startswith("execve(") and call.endswith(" = 0"):

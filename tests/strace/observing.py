@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.explain.telling import Data
-from tests.strace.notation import WATCHED, calls_in, from_trace
+from tests.strace.notation import NETLINK, WATCHED, calls_in, from_trace
 from tests.support.daemon import Daemon
 
 SLEEP = ("busybox", "sleep", "1000")
@@ -43,6 +43,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     ),
     "host-network": ("run", "-d", "--network", "host", "--security-opt", "seccomp=unconfined", *SLEEP),
     "network-and-volumes": ("run", "-d", "-p", "80", "-v", "things:/things", "-v", "/usr/share:/shared:ro", *SLEEP),
+    "network": ("run", "-d", "--network", "lab", "--network-alias", "x", "-P", "--expose", "80", *SLEEP),
     "exec": ("exec", "-d", "plain", "sleep", "1000"),
     "exec-as-user": ("exec", "-d", "-t", "-u", "bob", "-w", "/tmp", "plain", "/bin/sleep", "1000"),
 }
@@ -63,7 +64,7 @@ class Observation:
             call
             for operation in operations
             for call in operation["calls"]
-            if call["name"].removesuffix("at") in WATCHED
+            if call["name"].removesuffix("at") in (*WATCHED, NETLINK)
         ]
         return [from_trace(call) for call in calls]
 

@@ -36,6 +36,8 @@ def test_the_comparison_is_about_what_makes_a_container(observation: Observation
     assert seen >= {"mount", "open_tree", "move_mount", "pivot_root", "umount2", "chdir", "sethostname", "mknod"}
     assert seen >= {"seccomp", "prctl", "setgroups", "setresgid", "setresuid", "capset", "execve", "write"}
     assert {"clone3", "mkdir"} <= {call.partition("(")[0] for call in observation.traced("plain", "spawner")}
+    told = {call.split(" of ")[0] for call in observation.traced("network", "init")}
+    assert told >= {"RTM_NEWLINK", "RTM_NEWADDR", "RTM_NEWROUTE", "NFT_MSG_NEWTABLE", "NFT_MSG_NEWRULE"}
     assert "setns" in {call.partition("(")[0] for call in observation.traced("exec", "init")}
 
 
