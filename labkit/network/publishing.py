@@ -13,6 +13,7 @@ from typing import Any
 
 from labkit.errors import InvalidParameter, KernelError, LabkitError
 from labkit.kernel import ports as host
+from labkit.kernel.flows import ForgetFlows
 from labkit.kernel.nftables import PublishedPort, PublishPort, UnpublishPort
 from labkit.plan import Operation
 
@@ -247,12 +248,23 @@ def publish_operations(table: str, bindings: Iterable[Binding], translate: bool 
         operations.append(host.HoldPort(binding.protocol, binding.host_ip, binding.host_port, binding.ip, binding.port))
         if translate and binding.translatable:
             operations.append(PublishPort(table, *binding.published()))
+            operations += _forget(binding)
     return operations
+
+
+def _forget(binding: Binding) -> list[Operation]:
+    """UDP flows keep the way that their first packet took."""
+    return [ForgetFlows(*binding.published()[1:])] if binding.protocol == "udp" else []
 
 
 def withdraw_operations(table: str, bindings: Iterable[Binding], translate: bool = True) -> list[Operation]:
     """What ends the translations. The sockets are closed by who has them."""
-    return [UnpublishPort(table, *binding.published()) for binding in bindings if translate and binding.translatable]
+    operations: list[Operation] = []
+    for binding in bindings:
+        if translate and binding.translatable:
+            operations.append(UnpublishPort(table, *binding.published()))
+            operations += _forget(binding)
+    return operations
 
 
 def connectivity_error(endpoint_name: str, endpoint_id: str, reason: str) -> LabkitError:

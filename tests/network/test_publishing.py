@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.errors import InvalidParameter, KernelError, LabkitError
+from labkit.kernel.flows import ForgetFlows
 from labkit.kernel.nftables import PublishPort, UnpublishPort
 from labkit.kernel.ports import HoldPort, bound, is_free
 from labkit.network.publishing import (
@@ -233,14 +234,18 @@ def test_operations_that_publish() -> None:
         HoldPort("tcp", "::", 8080, IPV4, 80),  # IPv6 to IPv4 is the proxy's
         HoldPort("udp", "127.0.0.1", 53, IPV4, 53),
         PublishPort("labkit", "udp", "127.0.0.1", 53, IPV4, 53),
+        ForgetFlows("127.0.0.1", 53, IPV4, 53),
         HoldPort("udp", "::", 53, IPV6, 53),
         PublishPort("labkit", "udp", "", 53, IPV6, 53),
+        ForgetFlows("", 53, IPV6, 53),
     ]
     assert all(isinstance(operation, HoldPort) for operation in publish_operations("labkit", BINDINGS, translate=False))
     assert withdraw_operations("labkit", BINDINGS) == [
         UnpublishPort("labkit", "tcp", "", 8080, IPV4, 80),
         UnpublishPort("labkit", "udp", "127.0.0.1", 53, IPV4, 53),
+        ForgetFlows("127.0.0.1", 53, IPV4, 53),
         UnpublishPort("labkit", "udp", "", 53, IPV6, 53),
+        ForgetFlows("", 53, IPV6, 53),
     ]
 
 

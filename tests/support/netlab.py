@@ -43,7 +43,8 @@ class Namespace:
         self.fd = in_thread(make)
         self.path = f"/proc/{os.getpid()}/fd/{self.fd}"
         self._servers: list[Server] = []
-        self.command("ip link set lo up")
+        # Nobody else has these addresses: neighbours need not wait until that was asked.
+        self.command("ip link set lo up; echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad")
 
     def run(self, function: Callable[[], T]) -> T:
         """Run a function with this as the thread's network namespace."""
