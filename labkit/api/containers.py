@@ -154,6 +154,7 @@ class Containers:
             since=parse_timestamp(request.text("since")),
             until=parse_timestamp(request.text("until")),
             timestamps=request.flag("timestamps"),
+            details=request.flag("details"),
         )
         tail = reading.parse_tail(request.text("tail"))
         chunks = reading.read(container, selection, tail, request.flag("follow"))

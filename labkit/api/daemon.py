@@ -34,6 +34,8 @@ from labkit.api import (
 )
 from labkit.api.http import Route, Server
 from labkit.engine.engine import Engine
+from labkit.engine.logging import options as log_options
+from labkit.engine.models import LogConfig
 from labkit.engine.settings import Settings
 from labkit.errors import Forbidden, InvalidParameter, LabkitError
 from labkit.registry.endpoints import Settings as Registries
@@ -77,6 +79,8 @@ def parser() -> argparse.ArgumentParser:
         "Hub; `none` for none (default: $LABKIT_HUB, or the one of this machine)",
     )
     add("--insecure-registry", action="append", default=[], metavar="HOST|CIDR", help="do without (verified) TLS there")
+    add("--log-driver", default="json-file", metavar="NAME", help="where the output of containers goes")
+    add("--log-opt", action="append", default=[], metavar="NAME=VALUE", help="an option of that log driver")
     add("-l", "--log-level", default="info", choices=("debug", "info", "warn", "error"), help="how much to log")
     add("--ready-fd", type=int, default=-1, help="descriptor to write `ready` to when the daemon listens")
     return found
@@ -96,6 +100,7 @@ def main(argv: list[str]) -> int:
         options.live_restore,
         Registries(tuple(options.registry_mirror), tuple(options.insecure_registry), hub=options.hub),
         options.bip,
+        LogConfig(Type=options.log_driver, Config=dict(one.partition("=")[::2] for one in options.log_opt)),
     )
     pidfile = options.pidfile or os.path.join(settings.exec_root, "labkit.pid")
     hosts = options.host or [f"unix://{settings.exec_root}/labkit.sock"]
@@ -111,6 +116,7 @@ async def serve(settings: Settings, hosts: list[str], pidfile: str, ready: int) 
     """Boot the engine, serve it, shut it down in order."""
     if os.geteuid() != 0:
         raise Forbidden("the daemon needs root to make namespaces, mounts and cgroups: run it with sudo")
+    log_options.check(settings.log)
     engine = Engine(settings)
     engine.boot()
     routes = [route for module in MODULES for route in module(engine)]

@@ -14,8 +14,8 @@ from typing import Any
 from labkit.cli import mounts, ports
 from labkit.cli.endpoint_options import endpoints_config
 from labkit.cli.grammar import Invocation
-from labkit.cli.values import go_quote
 from labkit.errors import InvalidParameter
+from labkit.templates.quoting import go_quote
 
 # Options whose value goes to one field as it is.
 _CONFIG = {

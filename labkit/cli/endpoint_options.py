@@ -10,8 +10,9 @@ import re
 from typing import Any
 
 from labkit.cli.grammar import Invocation
-from labkit.cli.values import go_quote, read_csv
+from labkit.cli.values import read_csv
 from labkit.errors import InvalidParameter
+from labkit.templates.quoting import go_quote
 
 _LONG_FORM = re.compile(r"\w+=\w+(,\w+=\w+)*")
 _IPAM = {"ip": "IPv4Address", "ip6": "IPv6Address", "link-local-ip": "LinkLocalIPs"}

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from labkit.cli.values import VALUES, go_quote
+from labkit.cli.values import VALUES
 from labkit.errors import InvalidParameter, LabkitError
+from labkit.templates.quoting import go_quote
 
 
 class StatusError(LabkitError):

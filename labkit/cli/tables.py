@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from labkit.cli.rendering import execute
 from labkit.cli.tabwriter import align
-from labkit.cli.templates import TemplateError, parse
 from labkit.errors import InvalidParameter
+from labkit.templates.parsing import TemplateError, parse
+from labkit.templates.rendering import execute
 
 Row = Mapping[str, Any]
 _PROBLEMS = {"*formatter.ContainerContext": ("failed to parse template", "failed to execute template")}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import time
 
-from labkit.cli.values import go_quote, read_duration
+from labkit.cli.values import read_duration
 from labkit.errors import InvalidParameter
+from labkit.templates.quoting import go_quote
 
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB")

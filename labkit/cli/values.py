@@ -10,28 +10,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from labkit.templates.quoting import go_quote
+
 _DURATION_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9}
 _DURATION_UNITS["h"] = 60 * _DURATION_UNITS["m"]
 _TRUE = {"1", "t", "T", "TRUE", "true", "True"}
 _FALSE = {"0", "f", "F", "FALSE", "false", "False"}
 _BLANKS = " \t\n\v\f\r\x85\xa0"
 _LABEL = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)"
-_ESCAPES = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\\": "\\\\"}
-
-
-def go_quote(text: str, mark: str = '"') -> str:
-    """The text as Go's %q prints it."""
-    out = []
-    for char in text:
-        if char == mark:
-            out.append("\\" + char)
-        elif char in _ESCAPES:
-            out.append(_ESCAPES[char])
-        elif char.isprintable():
-            out.append(char)
-        else:
-            out.append(f"\\x{ord(char):02x}" if ord(char) < 0x80 else f"\\u{ord(char):04x}")
-    return mark + "".join(out) + mark
 
 
 def read_bool(text: str) -> bool:

@@ -7,8 +7,9 @@ import os
 from typing import TYPE_CHECKING
 
 from labkit.engine import disk
-from labkit.engine.models import ContainerRecord
-from labkit.engine.output import LogFile
+from labkit.engine.logging import drivers
+from labkit.engine.logging.logger import Logger, json_path
+from labkit.engine.models import ZERO_TIME, ContainerRecord
 from labkit.engine.run import Run
 from labkit.engine.settings import Settings
 
@@ -25,14 +26,11 @@ class Container:
         self.directory = os.path.join(settings.containers, record.Id)
         self.bundle = os.path.join(settings.bundles, record.Id)
         self.lock = asyncio.Lock()
-        self.log = self._open_log()
-        self.run = Run(self.log, record.Config.Tty)
+        self.log: Logger | None = None
+        self.run = Run(None, record.Config.Tty)
         self.removed = asyncio.Event()
         self.execs: dict[str, Exec] = {}
         self.saved = 0
-
-    def _open_log(self) -> LogFile | None:
-        return None if self.record.HostConfig.LogConfig.Type == "none" else LogFile(self.log_path)
 
     @property
     def id(self) -> str:
@@ -44,7 +42,10 @@ class Container:
 
     @property
     def log_path(self) -> str:
-        return os.path.join(self.directory, f"{self.id}-json.log")
+        """Where the log is, once there is one; empty unless the driver is json-file, as in dockerd."""
+        record = self.record
+        has_file = record.HostConfig.LogConfig.Type == "json-file" and record.State.StartedAt != ZERO_TIME
+        return json_path(record, self.directory) if has_file else ""
 
     @property
     def upper(self) -> str:
@@ -78,12 +79,28 @@ class Container:
         """The attributes of its events."""
         return {**(self.record.Config.Labels or {}), "image": self.record.Config.Image, "name": self.name, **more}
 
-    def renew(self) -> None:
-        """Be ready for another run."""
-        self.run = Run(self.log, self.record.Config.Tty)
+    async def open_log(self) -> None:
+        """Have a log for the run that begins. Raises LabkitError if its options make no sense or nobody takes it."""
+        self.adopt_log()
+        if self.log:
+            await self.log.connect()
 
-    def close(self) -> None:
-        """Let go of everything: the container is removed, or the daemon ends."""
+    def adopt_log(self) -> None:
+        """Have a log for a run that a daemon before this one has begun."""
+        self.close_log()
+        self.log = self.run.output.log = drivers.open_logger(self.record, self.directory)
+
+    def close_log(self) -> None:
+        """Let go of the log: the run has ended, or never began."""
         if self.log:
             self.log.close()
             self.log = None
+
+    def renew(self) -> None:
+        """Be ready for another run."""
+        self.close_log()
+        self.run = Run(None, self.record.Config.Tty)
+
+    def close(self) -> None:
+        """Let go of everything: the container is removed, or the daemon ends."""
+        self.close_log()

@@ -30,6 +30,7 @@ from labkit.engine import (
 from labkit.engine.clock import rfc3339
 from labkit.engine.container import Container
 from labkit.engine.execution import carry_out
+from labkit.engine.logging import options as log_options
 from labkit.engine.models import CreateBody, State
 from labkit.engine.names import random_name
 from labkit.engine.traces import PlanSpan
@@ -67,6 +68,7 @@ async def create(
     identity = os.urandom(32).hex()
     defaults = msgspec.to_builtins(image.config.config or ContainerConfig())
     record = creation.make_record(identity, name, body, image.id, defaults)
+    log_options.settle(record.HostConfig.LogConfig, engine.settings.log)
     warnings = validation.check(record.Config, record.HostConfig)
     engine.check_name_free(name)
     lower = engine.images.lower_dirs(image)
@@ -112,9 +114,11 @@ async def _start(engine: Engine, container: Container, context: TraceContext) ->
     joined = endpoints.attach(engine, container)
     container.save()
     try:
+        await container.open_log()
         mountpoints.mount(engine, container, context)
         await _run_plan(engine, container, joined, context)
     except LabkitError as error:
+        container.close_log()
         mountpoints.unmount(engine, container)
         failure = ports.explained(container, error)
         endpoints.release(engine, container)
@@ -205,6 +209,7 @@ def adopt(engine: Engine, container: Container, process: Introduced | None) -> N
     if process:
         paused = not process.outcome and _is_frozen(engine, container)
         _complete_bundle(engine, container)
+        container.adopt_log()
         _running(container, process.pid, process.pidfd, process.descriptors, process.began)
         endpoints.adopt(engine, container, process.descriptors)
         connecting.resume(engine, container)
@@ -259,8 +264,6 @@ async def settle(engine: Engine, container: Container, outcome: Outcome, error: 
         engine.events.publish("container", "die", container.id, attributes)
         mountpoints.unmount(engine, container)
         run.end(outcome.code)
-        if container.log:
-            container.log.wake()
         container.renew()
     if container.record.HostConfig.AutoRemove:
         await remove(engine, container, force=False, volumes=True)

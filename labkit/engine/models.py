@@ -67,7 +67,9 @@ class RestartPolicy(Struct):
 
 
 class LogConfig(Struct):
-    Type: str = "json-file"
+    """`Type` is empty where nobody has named a driver."""
+
+    Type: str = ""
     Config: dict[str, str] | None = msgspec.field(default_factory=dict)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from labkit.engine import logs
-from labkit.engine.clock import rfc3339
+from labkit.engine.logging.logger import Logger
 from labkit.kernel import pipes
 
 STREAM_NUMBERS = {"stdin": 0, "stdout": 1, "stderr": 2}
@@ -25,36 +25,6 @@ MOST_PIECES = 64
 def frame(stream: str, data: bytes) -> bytes:
     """Data in the multiplexed format of attach and logs (Engine API, ContainerAttach): stream, length, bytes."""
     return struct.pack(">BxxxI", STREAM_NUMBERS[stream], len(data)) + data
-
-
-class LogFile:
-    """The json-file log of one container, and those who wait for it to grow."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        self.end = os.fstat(self.fd).st_size
-        self.grown = asyncio.Event()
-
-    def append(self, data: bytes) -> None:
-        written = 0
-        while written < len(data):
-            written += os.pwrite(self.fd, data[written:], self.end + written)
-        self.end += written
-        self.wake()
-
-    def truncate(self, end: int) -> None:
-        os.ftruncate(self.fd, end)
-        self.end = end
-
-    def wake(self) -> None:
-        """Let followers look again."""
-        self.grown.set()
-        self.grown = asyncio.Event()
-
-    def close(self) -> None:
-        self.wake()
-        os.close(self.fd)
 
 
 class Connection(Protocol):
@@ -85,20 +55,28 @@ class Attachment:
 class Output:
     """All output of one process: its pumps, its log, its attachments. `ended` is set when every stream has ended."""
 
-    def __init__(self, log: LogFile | None) -> None:
+    def __init__(self, log: Logger | None) -> None:
         self.log = log
         self.attachments: set[Attachment] = set()
         self.pumps: list[Pump] = []
         self.ended = asyncio.Event()
         self.hurried = False
+        self.closing: asyncio.Task[None] | None = None
 
     def add(
         self, stream: str, source: int, stage: tuple[int, int], mark: pipes.Mark | None, scratch: tuple[int, int]
     ) -> None:
-        """Begin to pump one stream. `source` and `stage` are closed at its end."""
-        pump = Pump(self, stream, source, stage, mark, scratch)
-        self.pumps.append(pump)
-        pump.begin()
+        """One more stream to pump from `begin` on. `source` and `stage` are closed at its end."""
+        self.pumps.append(Pump(self, stream, source, stage, mark, scratch))
+
+    def begin(self) -> None:
+        """Settle what a killed daemon left half done, all of it before anything is written; then pump."""
+        for pump in self.pumps:
+            pump.settle()
+        for pump in list(self.pumps):
+            pump.begin()
+        if not self.pumps:
+            self.close()
 
     def hurry(self) -> None:
         """Wait for no client any more: the container has ended, and what its pipes hold is all that comes.
@@ -106,13 +84,22 @@ class Output:
         Otherwise a client that has stopped reading would keep the container from ever being seen to have ended.
         """
         self.hurried = True
+        if self.log:
+            self.log.hurry()
         for pump in self.pumps:
             pump.hurry()
 
     def finish(self, pump: Pump) -> None:
         self.pumps.remove(pump)
         if not self.pumps:
-            self.close()
+            if self.log:
+                self.closing = asyncio.get_running_loop().create_task(self._settle(self.log))
+            else:
+                self.close()
+
+    async def _settle(self, log: Logger) -> None:
+        await log.settled()
+        self.close()
 
     def close(self) -> None:
         """No more output comes: let everybody go who waits for it."""
@@ -143,21 +130,25 @@ class Pump:
         self.mark, self.scratch = mark, scratch
         self.pieces = 0
         self.staged = 0
+        self.stuck = self.over = False
         self.loop = asyncio.get_running_loop()
         self.resuming: asyncio.Task[None] | None = None
 
-    def begin(self) -> None:
-        """Settle what a killed daemon left half done, then listen."""
+    def settle(self) -> None:
+        """Cut off the log what a killed daemon had begun to write, if it is still in the stage."""
         self.staged = pipes.waiting(self.stage[0])
         if self.mark and self.output.log and (unfinished := self.mark.unfinished()):
             staged, log_end = unfinished
             if staged == self.staged:
                 self.output.log.truncate(log_end)
             self.mark.clear()
+
+    def begin(self) -> None:
+        """Log what is in the stage, then listen."""
         if self.staged:
-            self.store(pipes.copy(self.stage[0], self.scratch, self.staged), final=False)
+            self.store(final=False)
         os.set_blocking(self.source, False)
-        self.loop.add_reader(self.source, self.advance)
+        self.go_on([])
 
     def advance(self) -> None:
         """Take what the container has written."""
@@ -169,44 +160,65 @@ class Pump:
         fresh = data[self.staged :]
         self.staged += moved
         self.pieces += 1
+        self.over = moved == 0
         busy = self.output.spread(self.stream, fresh) if fresh else []
-        self.store(data, final=moved == 0 or self.pieces >= MOST_PIECES)
-        if moved == 0:
+        self.store(self.over or self.pieces >= MOST_PIECES, data)
+        if self.over and not self.stuck:
             self.end()
-        elif busy and not self.output.hurried:
+        elif self.stuck or (busy and not self.output.hurried):
             self.loop.remove_reader(self.source)
-            self.resuming = self.loop.create_task(self.resume(busy))
+            self.go_on(busy)
 
-    def store(self, data: bytes, final: bool) -> None:
-        """Write what can be written to the log, then take it out of the stage."""
-        log = self.output.log
+    def store(self, final: bool, staged: bytes | None = None) -> None:
+        """Write what can be written to the log, then take it out of the stage. `stuck` says that not all could be."""
+        data = pipes.copy(self.stage[0], self.scratch, self.staged) if staged is None else staged
+        log, left = self.output.log, len(data)
         if log is None:
-            lines, held = b"", len(data)
+            self.take(len(data))
         else:
-            lines, held = logs.encode(data, self.stream, rfc3339(time.time_ns()), final)
-        if not held:
-            return
-        if log and self.mark:
-            self.mark.set(self.staged, log.end)
-        if log:
-            log.append(lines)
-        taken = len(os.read(self.stage[0], held))
-        assert taken == held
+            left = logs.complete(data, final)
+            for entries, raw in log.pieces(data, self.stream, time.time_ns(), final):
+                if self.mark:
+                    self.mark.set(self.staged, log.end)
+                log.append(entries)
+                self.take(raw)
+                left -= raw
+            self.stuck = left > 0
+
+    def take(self, size: int) -> None:
+        """Take out of the stage what is in the log."""
+        if size:
+            taken = len(os.read(self.stage[0], size))
+            assert taken == size
+            self.staged -= size
+            self.pieces = 0
         if self.mark:
             self.mark.clear()
-        self.staged -= held
-        self.pieces = 0
+
+    def go_on(self, busy: list[Attachment]) -> None:
+        """Listen (again): at once, or when the log and the busy clients can take more."""
+        if self.stuck or busy:
+            self.resuming = self.loop.create_task(self.resume(busy))
+        else:
+            self.loop.add_reader(self.source, self.advance)
 
     async def resume(self, busy: list[Attachment]) -> None:
-        """Go on when the clients that couldn't take more have taken it, or have gone."""
+        """Go on when the log takes what it couldn't, and the clients have taken theirs, or have gone."""
+        while self.stuck and self.output.log:
+            await self.output.log.ready()
+            self.store(self.over or self.pieces >= MOST_PIECES)
         for attachment in busy:
-            await attachment.connection.drain()
+            if not self.output.hurried:
+                await attachment.connection.drain()
         self.resuming = None
-        self.loop.add_reader(self.source, self.advance)
+        if self.over:
+            self.end()
+        else:
+            self.loop.add_reader(self.source, self.advance)
 
     def hurry(self) -> None:
-        """Go on without waiting."""
-        if self.resuming:
+        """Go on without waiting for clients."""
+        if self.resuming and not self.stuck:
             self.resuming.cancel()
             self.resuming = None
             self.loop.add_reader(self.source, self.advance)

@@ -11,7 +11,8 @@ import os
 import signal as signals
 
 from labkit.engine import stdio
-from labkit.engine.output import LogFile, Output
+from labkit.engine.logging.logger import Logger
+from labkit.engine.output import Output
 from labkit.errors import Conflict, KernelError
 from labkit.kernel import pipes, syscalls
 from labkit.kernel.stdio import set_window_size
@@ -33,7 +34,7 @@ class Run:
     `context` is the trace of what its end belongs to: of its start, or of who stops it.
     """
 
-    def __init__(self, log: LogFile | None, terminal: bool) -> None:
+    def __init__(self, log: Logger | None, terminal: bool) -> None:
         self.output = Output(log)
         self.has_terminal = terminal
         self.pid = 0
@@ -64,8 +65,7 @@ class Run:
             stage = descriptors[f"{stream}-staged"], descriptors[f"{stream}-stage"]
             mark = pipes.Mark.open(f"{marks}.{stream}") if marks else None
             self.output.add(stream, source, stage, mark, scratch())
-        if not sources:
-            self.output.close()
+        self.output.begin()
         self.began.set()
 
     async def write(self, data: bytes) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from labkit.engine.models import LogConfig
 from labkit.registry.endpoints import DEFAULT
 from labkit.registry.endpoints import Settings as Registries
 
@@ -19,6 +20,8 @@ class Settings:
     live_restore: bool = False
     registries: Registries = DEFAULT
     bip: str = ""
+    log: LogConfig = field(default_factory=lambda: LogConfig(Type="json-file"))
+    """The log driver, with its options, of containers that name none."""
 
     @property
     def containers(self) -> str:

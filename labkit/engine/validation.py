@@ -186,12 +186,6 @@ def _check_unsupported(host: HostConfig) -> None:
             raise NotImplementedByLabkit(f"labkit has no {what} yet (HostConfig.{name}): leave it out")
     if host.RestartPolicy.Name not in ("", "no"):
         raise NotImplementedByLabkit(f"labkit has no restart policies yet ({host.RestartPolicy.Name}): leave it out")
-    if host.LogConfig.Type not in ("", "json-file", "none"):
-        raise NotImplementedByLabkit(f"labkit has no log driver {host.LogConfig.Type} yet: use json-file or none")
-    if host.LogConfig.Config:
-        raise NotImplementedByLabkit(
-            f"labkit has no log options yet ({', '.join(host.LogConfig.Config)}): leave them out"
-        )
     if host.Runtime not in ("", "labkit"):
         raise InvalidParameter(f"unknown or invalid runtime name: {host.Runtime}")
     if host.UsernsMode not in ("", "host"):
@@ -250,19 +244,12 @@ def _check_network(host: HostConfig) -> list[str]:
     return []
 
 
-def check_log_driver(host: HostConfig) -> None:
-    """Reading logs needs a driver that keeps them."""
-    if host.LogConfig.Type == "none":
-        raise NotImplementedByLabkit("configured logging driver does not support reading")
-
-
 def default_host_config(host: HostConfig | None) -> HostConfig:
     """What dockerd fills in when a container is created."""
     found = host or HostConfig()
     found.NetworkMode = found.NetworkMode or "default"
     found.IpcMode = found.IpcMode or "private"
     found.RestartPolicy.Name = found.RestartPolicy.Name or "no"
-    found.LogConfig.Type = found.LogConfig.Type or "json-file"
     found.Runtime = found.Runtime or "labkit"
     found.ShmSize = found.ShmSize or 64 << 20
     return found

@@ -41,7 +41,7 @@ def inspect(container: Container, size: bool, links: list[str] | None = None) ->
         "ResolvConfPath": f"{container.directory}/resolv.conf",
         "HostnamePath": f"{container.directory}/hostname",
         "HostsPath": f"{container.directory}/hosts",
-        "LogPath": container.log_path if container.log else "",
+        "LogPath": container.log_path,
         "Name": record.Name,
         "RestartCount": record.RestartCount,
         "Driver": "overlay2",

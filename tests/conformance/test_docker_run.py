@@ -299,7 +299,6 @@ def test_cidfile(daemon: Daemon, tmp_path: Path) -> None:
         (("-w", "relative"), "the working directory 'relative' is invalid, it needs to be an absolute path"),
         (("--stop-signal", "NOPE"), "Invalid signal: NOPE"),
         (("--cgroup-parent", "../../../../tmp"), "invalid cgroup parent"),
-        (("--log-driver", "syslog"), "log driver"),
         (("--runtime", "nope"), "unknown or invalid runtime name: nope"),
     ],
 )

@@ -7,7 +7,10 @@ import json
 import os
 from pathlib import Path
 
-from labkit.engine.output import LogFile, Output
+from labkit.engine.logging.formats import JsonLines
+from labkit.engine.logging.logger import Files, Logger
+from labkit.engine.logging.options import Rotation
+from labkit.engine.output import Output
 from labkit.kernel import pipes
 
 
@@ -15,9 +18,10 @@ def test_what_a_killed_daemon_had_staged_is_in_the_log_at_once(tmp_path: Path) -
     async def take_over() -> bytes:
         source, stage, scratch = pipes.make_pipe(), pipes.make_pipe(), pipes.make_pipe()
         os.write(stage[1], b"whole line\npart")
-        output = Output(log := LogFile(str(tmp_path / "log")))
+        output = Output(log := Logger(Files(str(tmp_path / "log"), JsonLines(), Rotation())))
         output.add("stdout", source[0], stage, None, scratch)
-        found = Path(log.path).read_bytes()
+        output.begin()
+        found = (tmp_path / "log").read_bytes()
         os.close(source[1])
         await output.ended.wait()
         log.close()

@@ -12,7 +12,7 @@ import pytest
 
 from labkit.engine import validation
 from labkit.engine.models import Config, CreateBody
-from labkit.errors import InvalidParameter, LabkitError, NotImplementedByLabkit
+from labkit.errors import InvalidParameter, NotImplementedByLabkit
 from tests.engine.records import host_record, record
 
 CPUS = os.cpu_count() or 1
@@ -85,8 +85,7 @@ def test_what_can_be_passes_without_a_word(host: dict[str, Any]) -> None:
     [
         {"Init": True},
         {"BlkioWeight": 10}, {"StorageOpt": {"size": "1"}}, {"DeviceRequests": [{}]}, {"PidMode": "container:x"},
-        {"RestartPolicy": {"Name": "always"}}, {"LogConfig": {"Type": "syslog"}},
-        {"LogConfig": {"Config": {"max-size": "1m"}}},
+        {"RestartPolicy": {"Name": "always"}},
     ],
 )  # fmt: skip
 def test_what_is_not_there_yet_is_never_passed_over(host: dict[str, Any]) -> None:
@@ -206,11 +205,6 @@ def test_names_that_are_refused(name: str) -> None:
 def test_names() -> None:
     for name in ("ab", "/ab", "0.x_-", "A" * 200):
         validation.check_name(name)
-
-
-def test_a_log_that_is_not_kept_can_not_be_read() -> None:
-    with pytest.raises(LabkitError, match="configured logging driver does not support reading"):
-        validation.check_log_driver(host_record(LogConfig={"Type": "none"}).HostConfig)
 
 
 IMAGE = {

@@ -11,8 +11,8 @@ from labkit.cli.session import Session
 from labkit.cli.tables import Row, write_rows
 from labkit.cli.tabwriter import align
 from labkit.cli.units import ago, go_time, human_size
-from labkit.cli.values import go_quote
 from labkit.client.engine import encode_filters
+from labkit.templates.quoting import go_quote
 
 _TABLE = (
     "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}"  # as docker/cli's

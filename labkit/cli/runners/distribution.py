@@ -16,8 +16,8 @@ from labkit.cli.references import ellipsis, familiar
 from labkit.cli.runners.accounts import note
 from labkit.cli.session import Session
 from labkit.cli.tables import Row, write_rows
-from labkit.cli.values import go_quote
 from labkit.client.engine import encode_filters
+from labkit.templates.quoting import go_quote
 
 _PLATFORM_NOTE = """Using --platform pushes only the specified platform manifest of a multi-platform image index.
 Other components, like attestations, will not be included.

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from labkit.cli.grammar import Invocation, StatusError
-from labkit.cli.rendering import execute
 from labkit.cli.session import Session
-from labkit.cli.templates import TemplateError, parse
 from labkit.errors import LabkitError, NotFound
+from labkit.templates.parsing import TemplateError, parse
+from labkit.templates.rendering import execute
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 _PATHS = {

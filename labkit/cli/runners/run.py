@@ -13,9 +13,9 @@ from labkit.cli.grammar import Invocation, StatusError
 from labkit.cli.references import split_name
 from labkit.cli.session import Session
 from labkit.cli.streams import STDERR
-from labkit.cli.values import go_quote
 from labkit.client.terminal import terminal_size
 from labkit.errors import InvalidParameter, LabkitError, NotFound
+from labkit.templates.quoting import go_quote
 
 DAEMON_FAILED, CANNOT_INVOKE, NOT_FOUND = 125, 126, 127
 

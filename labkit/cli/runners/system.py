@@ -11,13 +11,13 @@ from typing import Any
 
 from labkit import __version__
 from labkit.cli.grammar import Invocation, StatusError
-from labkit.cli.rendering import execute
 from labkit.cli.session import Session
 from labkit.cli.tabwriter import align
-from labkit.cli.templates import TemplateError, parse
 from labkit.cli.units import ansi_date, api_timestamp, bytes_size
 from labkit.client.engine import encode_filters
 from labkit.errors import LabkitError
+from labkit.templates.parsing import TemplateError, parse
+from labkit.templates.rendering import execute
 
 API_VERSION = "1.50"  # the newest that this client knows
 

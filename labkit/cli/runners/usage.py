@@ -8,15 +8,15 @@ from typing import Any
 from labkit.cli.grammar import Invocation, StatusError
 from labkit.cli.prompts import confirmed
 from labkit.cli.references import familiar, short_id, split_name
-from labkit.cli.rendering import execute, go_json
 from labkit.cli.runners import containers, images
 from labkit.cli.session import Session
 from labkit.cli.tables import Row, write_rows
 from labkit.cli.tabwriter import align
-from labkit.cli.templates import TemplateError, parse
 from labkit.cli.units import ago, human_size, unix_time
 from labkit.client.engine import encode_filters
 from labkit.errors import InvalidParameter
+from labkit.templates.parsing import TemplateError, parse
+from labkit.templates.rendering import execute, go_json
 
 Usage = Mapping[str, Any]
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labkit.cli.rendering import render
 from labkit.cli.runners.inspect import indent_json
 from labkit.cli.tables import write_rows
 from labkit.cli.tabwriter import align
-from labkit.cli.templates import TemplateError
 from labkit.errors import InvalidParameter
+from labkit.templates.parsing import TemplateError
+from labkit.templates.rendering import render
 
 VALUE: dict[str, Any] = {
     "Name": "web",

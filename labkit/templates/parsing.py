@@ -58,6 +58,11 @@ _REST_OF_ACTION = re.compile(
 class TemplateError(InvalidParameter):
     """A template that can't be read or executed."""
 
+    def named(self, name: str) -> TemplateError:
+        """The same of a template with a name."""
+        said = str(self).replace("template: :", f"template: {name}:", 1)
+        return TemplateError(said.replace('executing ""', f'executing "{name}"', 1))
+
 
 class _Token(NamedTuple):
     kind: str
@@ -206,7 +211,7 @@ class _Parser:
         return Operand("literal", _literal(kind, text), (), at, text)
 
     def _word(self, text: str, at: int) -> Operand:
-        from labkit.cli.rendering import FUNCTIONS
+        from labkit.templates.rendering import FUNCTIONS
 
         if text in ("true", "false", "nil"):
             return Operand("literal", {"true": True, "false": False, "nil": None}[text], (), at, text)

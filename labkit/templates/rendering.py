@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from labkit.cli.templates import Branch, Operand, Pipeline, TemplateError, Text, parse
-from labkit.cli.values import go_quote
+from labkit.templates.parsing import Branch, Operand, Pipeline, TemplateError, Text, parse
+from labkit.templates.quoting import go_quote
 
 _MISSING = "<no value>"
 

@@ -1,0 +1,1 @@
+"""Go's text/template, as Docker's `--format` and the tags of its log drivers use it: `parsing`, then `rendering`."""
