@@ -10,7 +10,21 @@ from typing import Any
 import msgspec
 
 from labkit.api.http import Answer, Hijack, Hijacked, Request, Response, Route, Stream, json_response
-from labkit.engine import attaching, legacy_links, life, processes, reading, validation, views
+from labkit.engine import (
+    attaching,
+    legacy_links,
+    life,
+    pausing,
+    processes,
+    reading,
+    removing,
+    restarting,
+    stopping,
+    updating,
+    validation,
+    views,
+    waiting,
+)
 from labkit.engine.clock import parse_rfc3339, parse_timestamp
 from labkit.engine.container import Container
 from labkit.engine.engine import Engine
@@ -86,48 +100,57 @@ class Containers:
         return NO_CONTENT
 
     async def stop(self, request: Request) -> Answer:
-        await life.stop(self.engine, self._find(request), request.number("t"), request.text("signal"))
+        await stopping.stop(
+            self.engine, self._find(request), request.number("t"), request.text("signal"), request.context
+        )
         return NO_CONTENT
 
     async def restart(self, request: Request) -> Answer:
         container = self._find(request)
-        await life.restart(self.engine, container, request.number("t"), request.text("signal"), request.context)
+        await restarting.restart(self.engine, container, request.number("t"), request.text("signal"), request.context)
         return NO_CONTENT
 
     async def kill(self, request: Request) -> Answer:
         number = validation.parse_signal(request.text("signal") or "SIGKILL")
         container = self._find(request)
         run = container.run
-        await life.kill(self.engine, container, number)
+        await stopping.kill(self.engine, container, number, request.context)
         if number == 9:
             await run.exited.wait()
         return NO_CONTENT
 
     async def pause(self, request: Request) -> Answer:
-        await life.pause(self.engine, self._find(request), request.context)
+        await pausing.pause(self.engine, self._find(request), request.context)
         return NO_CONTENT
 
     async def unpause(self, request: Request) -> Answer:
-        await life.unpause(self.engine, self._find(request), request.context)
+        await pausing.unpause(self.engine, self._find(request), request.context)
         return NO_CONTENT
 
     async def rename(self, request: Request) -> Answer:
         await life.rename(self.engine, self._find(request), request.text("name"))
         return NO_CONTENT
 
+    async def update(self, request: Request) -> Answer:
+        """`ContainerUpdate`."""
+        container = self._find(request)
+        body = await request.json(updating.UpdateBody)
+        warnings = await updating.update(self.engine, container, body, request.context)
+        return json_response({"Warnings": warnings or None})
+
     async def remove(self, request: Request) -> Answer:
         if request.flag("link"):
             raise InvalidParameter("Conflict, cannot remove the default link name of the container")
-        await life.remove(self.engine, self._find(request), request.flag("force"), request.flag("v"))
+        force, volumes = request.flag("force"), request.flag("v")
+        await removing.remove(self.engine, self._find(request), force, volumes, request.context)
         return NO_CONTENT
 
     async def wait(self, request: Request) -> Answer:
         container = self._find(request)
         condition = request.text("condition")
-        if condition not in ("", "not-running", "next-exit", "removed"):
+        if condition not in waiting.CONDITIONS:
             raise InvalidParameter(f'invalid condition: "{condition}"')
-        waiting = asyncio.ensure_future(life.wait(container, condition))
-        return Stream(_wait(waiting))
+        return Stream(_wait(asyncio.ensure_future(waiting.wait(container, condition))))
 
     async def resize(self, request: Request) -> Answer:
         container = self._find(request)
@@ -164,6 +187,7 @@ class Containers:
         container = self._find(request)
         if container.record.State.Paused:
             raise Conflict(f"container {container.name} is paused, unpause the container before attach")
+        pausing.check_not_restarting(container)
         keys = attaching.parse_keys(request.text("detachKeys"))
         streams = frozenset(name for name in ("stdin", "stdout", "stderr") if request.flag(name))
         logs, stream = request.flag("logs"), request.flag("stream")
@@ -212,12 +236,14 @@ def _nothing() -> None:
     return
 
 
-async def _wait(waiting: asyncio.Future[int]) -> AsyncIterator[bytes]:
+async def _wait(ending: asyncio.Future[tuple[int, str]]) -> AsyncIterator[bytes]:
     """The answer of wait: its headers go out at once, the status when there is one."""
     try:
-        yield msgspec.json.encode({"StatusCode": await waiting}) + b"\n"
+        code, error = await ending
+        told = {"Error": {"Message": error}} if error else {}
+        yield msgspec.json.encode({"StatusCode": code, **told}) + b"\n"
     finally:
-        waiting.cancel()
+        ending.cancel()
 
 
 def size_of(request: Request) -> tuple[int, int]:
@@ -242,6 +268,7 @@ def routes(engine: Engine) -> list[Route]:
         ("POST", "/containers/{id}/pause", one.pause),
         ("POST", "/containers/{id}/unpause", one.unpause),
         ("POST", "/containers/{id}/rename", one.rename),
+        ("POST", "/containers/{id}/update", one.update),
         ("POST", "/containers/{id}/wait", one.wait),
         ("POST", "/containers/{id}/resize", one.resize),
         ("GET", "/containers/{id}/top", one.top),

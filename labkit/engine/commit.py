@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from labkit.engine import life, validation
+from labkit.engine import pausing, validation
 from labkit.engine.container import Container
 from labkit.engine.models import Config, words
 from labkit.errors import Conflict
@@ -105,7 +105,7 @@ async def _pause(engine: Engine, container: Container) -> bool:
     if not container.run.running or container.record.State.Paused:
         return False
     try:
-        await life.pause(engine, container)
+        await pausing.pause(engine, container)
     except Conflict:
         return False  # it ended, or somebody else paused it, at this moment
     return True
@@ -113,7 +113,7 @@ async def _pause(engine: Engine, container: Container) -> bool:
 
 async def _unpause(engine: Engine, container: Container) -> None:
     try:
-        await life.unpause(engine, container)
+        await pausing.unpause(engine, container)
     except Conflict:
         return  # it was killed or let go on meanwhile
 

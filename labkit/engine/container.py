@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from labkit.engine import disk
+from labkit.engine.backoff import Backoff
 from labkit.engine.logging import drivers
 from labkit.engine.logging.logger import Logger, json_path
 from labkit.engine.models import ZERO_TIME, ContainerRecord
@@ -15,10 +16,15 @@ from labkit.engine.settings import Settings
 
 if TYPE_CHECKING:
     from labkit.engine.execs import Exec
+    from labkit.engine.health import Monitor
 
 
 class Container:
-    """The daemon's object for one container. `lock` is held while its state changes."""
+    """The daemon's object for one container. `lock` is held while its state changes.
+
+    `restarted_by_hand` and `removing` say that a request is doing so; `doomed` are the directories of a container that
+    could not be removed yet.
+    """
 
     def __init__(self, record: ContainerRecord, settings: Settings) -> None:
         self.record = record
@@ -31,6 +37,11 @@ class Container:
         self.removed = asyncio.Event()
         self.execs: dict[str, Exec] = {}
         self.saved = 0
+        self.backoff = Backoff()
+        self.monitor: Monitor | None = None
+        self.restarted_by_hand = False
+        self.removing = False
+        self.doomed: list[str] | None = None
 
     @property
     def id(self) -> str:
@@ -101,6 +112,15 @@ class Container:
         self.close_log()
         self.run = Run(None, self.record.Config.Tty)
 
+    def remove_bundle(self) -> None:
+        """Remove the bundle and the marks from the exec root."""
+        disk.remove_tree(self.bundle)
+        for stream in ("stdout", "stderr"):
+            path = f"{self.marks}.{stream}"
+            if os.path.lexists(path):
+                os.unlink(path)
+
     def close(self) -> None:
         """Let go of everything: the container is removed, or the daemon ends."""
+        self.backoff.stop()
         self.close_log()

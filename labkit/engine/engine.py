@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import OrderedDict
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from labkit.engine import disk, life, mountpoints, places
+from labkit.engine import disk, mountpoints, places, restarting, settling, stopping
 from labkit.engine.container import Container
 from labkit.engine.events import Events
 from labkit.engine.execs import Exec
-from labkit.engine.models import ContainerRecord
+from labkit.engine.models import ContainerRecord, Ending
 from labkit.engine.networks import Networks
 from labkit.engine.settings import Settings
 from labkit.engine.traces import Traces
@@ -31,6 +32,10 @@ from labkit.runtime import spawning
 from labkit.runtime.plans import Machine
 
 log = logging.getLogger("labkit.engine")
+
+
+KEPT_ENDINGS = 200
+"""Of how many containers that are gone the reason of their end is kept."""
 
 
 class Engine:
@@ -51,6 +56,7 @@ class Engine:
         self.volumes = Volumes(self)
         self.creating: set[Container] = set()
         self.ending = False
+        self.endings: OrderedDict[str, tuple[str, Ending]] = OrderedDict()
         self.spawner: spawning.SpawnerClient
         self.images: ImageStore
         self._locks: list[int] = []
@@ -68,12 +74,14 @@ class Engine:
         containers, debris = self._load()
         for container in containers:
             self.add(container)
-            life.adopt(self, container, introduced.pop(container.id, None))
+            settling.adopt(self, container, introduced.pop(container.id, None))
         running = [one.record.Sandbox.Ports for one in self.containers.values() if one.run.running]
         self.networks.establish(tuple(binding for ports in running for binding in ports))
         mountpoints.boot(self, debris)
         for orphan in introduced.values():
-            life.abandon(self, orphan)
+            settling.abandon(self, orphan)
+        due = [one for one in self.containers.values() if restarting.due_at_boot(one)]
+        self.background(restarting.at_boot(self, due))
 
     def connect_spawner(self) -> dict[str, spawning.Introduced]:
         """Start listening to a spawner; returns the processes that it has."""
@@ -101,6 +109,27 @@ class Engine:
     def discard(self, container: Container) -> None:
         self.containers.pop(container.id, None)
         self.names.pop(container.name, None)
+
+    def remember(self, container: Container) -> None:
+        """A container is gone: keep why it ended for those who wonder."""
+        if container.record.Ending:
+            self.endings[container.id] = container.name, container.record.Ending
+        self.traces.forget(container.id)
+        while len(self.endings) > KEPT_ENDINGS:
+            self.endings.popitem(last=False)
+
+    def find_ending(self, reference: str) -> Ending | None:
+        """Why a container ended that is known by ID, name, or the beginning of its ID; None if it hasn't.
+
+        Raises NotFound. One that was removed is known for a while.
+        """
+        try:
+            return self.find(reference).record.Ending
+        except NotFound:
+            for identity, (name, found) in reversed(self.endings.items()):
+                if reference and (identity.startswith(reference) or name == reference.lstrip("/")):
+                    return found
+            raise
 
     def find(self, reference: str) -> Container:
         """A container by ID, name, or the beginning of an ID that no other has. Raises NotFound, InvalidParameter."""
@@ -146,7 +175,7 @@ class Engine:
     def exited(self, key: str, outcome: spawning.Outcome) -> None:
         """The spawner has reaped a process."""
         if container := self.containers.get(key):
-            self.background(life.settle(self, container, outcome))
+            self.background(settling.settle(self, container, outcome))
         elif run := self.execs.get(key):
             self.background(run.settle(self, outcome))
         else:
@@ -156,9 +185,9 @@ class Engine:
         """A start that a killed daemon had asked for has succeeded: the container is ours."""
         process = spawning.Introduced(started.key, started.pid, started.pidfd, started.descriptors, started.began, None)
         if container := self.containers.get(started.key):
-            life.adopt(self, container, process)
+            settling.adopt(self, container, process)
         else:
-            life.abandon(self, process)
+            settling.abandon(self, process)
 
     def spawner_lost(self) -> None:
         """The spawner has died: a new one undoes what the old one had made, containers included."""
@@ -166,11 +195,11 @@ class Engine:
         self.connect_spawner()
         for container in list(self.containers.values()):
             if container.run.running:
-                lost = spawning.Outcome(137, life.now_ns(), False)
-                self.background(life.settle(self, container, lost, "the spawner has died"))
+                lost = spawning.Outcome(137, settling.now_ns(), False)
+                self.background(settling.settle(self, container, lost, "the spawner has died"))
         for run in list(self.execs.values()):
             if run.run.running:
-                self.background(run.settle(self, spawning.Outcome(137, life.now_ns(), False)))
+                self.background(run.settle(self, spawning.Outcome(137, settling.now_ns(), False)))
 
     async def shut_down(self) -> None:
         """Stop all containers (unless they shall live on) and end the spawner. A start under way ends first."""
@@ -182,7 +211,7 @@ class Engine:
         if running and self.settings.live_restore:
             self.networks.host.leave()
             return
-        await asyncio.gather(*(life.stop(self, container) for container in running))
+        await asyncio.gather(*(stopping.stop(self, container) for container in running))
         while self.tasks:
             await asyncio.gather(*self.tasks, return_exceptions=True)
         self.networks.dismantle()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.engine import legacy_links, spec, starting, stdio, users, validation
 from labkit.engine.container import Container
-from labkit.engine.life import failed_span, started_span
 from labkit.engine.models import ExecCreateBody
 from labkit.engine.run import Run
+from labkit.engine.spans import failed_span, started_span
 from labkit.errors import Conflict, InvalidParameter, KernelError, LabkitError
 from labkit.kernel.capabilities import NUMBERS
 from labkit.plan import Plan
@@ -108,7 +108,9 @@ class Exec:
 
 
 def check_running(container: Container) -> None:
-    """An exec needs a container that runs and isn't paused."""
+    """An exec needs a container that runs, isn't paused, and doesn't wait for its restart."""
+    if container.record.State.Restarting:
+        raise Conflict(f"container {container.id} is restarting, wait until the container is running")
     if not container.run.running:
         raise Conflict(f"container {container.id} is not running")
     if container.record.State.Paused:

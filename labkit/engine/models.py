@@ -85,6 +85,24 @@ class DeviceMapping(Struct):
     CgroupPermissions: str = "rwm"
 
 
+class WeightDevice(Struct):
+    Path: str = ""
+    Weight: int = 0
+
+
+class ThrottleDevice(Struct):
+    Path: str = ""
+    Rate: int = 0
+
+
+class DeviceRequest(Struct):
+    Driver: str = ""
+    Count: int = 0
+    DeviceIDs: list[str] | None = None
+    Capabilities: list[list[str]] | None = None
+    Options: dict[str, str] | None = None
+
+
 class HostConfig(Struct):
     """`HostConfig`: what depends on the host, `Resources` included."""
 
@@ -129,11 +147,11 @@ class HostConfig(Struct):
     NanoCpus: int = 0
     CgroupParent: str = ""
     BlkioWeight: int = 0
-    BlkioWeightDevice: list[Any] | None = msgspec.field(default_factory=list)
-    BlkioDeviceReadBps: list[Any] | None = msgspec.field(default_factory=list)
-    BlkioDeviceWriteBps: list[Any] | None = msgspec.field(default_factory=list)
-    BlkioDeviceReadIOps: list[Any] | None = msgspec.field(default_factory=list)
-    BlkioDeviceWriteIOps: list[Any] | None = msgspec.field(default_factory=list)
+    BlkioWeightDevice: list[WeightDevice] | None = msgspec.field(default_factory=list)
+    BlkioDeviceReadBps: list[ThrottleDevice] | None = msgspec.field(default_factory=list)
+    BlkioDeviceWriteBps: list[ThrottleDevice] | None = msgspec.field(default_factory=list)
+    BlkioDeviceReadIOps: list[ThrottleDevice] | None = msgspec.field(default_factory=list)
+    BlkioDeviceWriteIOps: list[ThrottleDevice] | None = msgspec.field(default_factory=list)
     CpuPeriod: int = 0
     CpuQuota: int = 0
     CpuRealtimePeriod: int = 0
@@ -142,7 +160,8 @@ class HostConfig(Struct):
     CpusetMems: str = ""
     Devices: list[DeviceMapping] | None = msgspec.field(default_factory=list)
     DeviceCgroupRules: list[str] | None = None
-    DeviceRequests: list[Any] | None = None
+    DeviceRequests: list[DeviceRequest] | None = None
+    KernelMemory: int | msgspec.UnsetType = msgspec.UNSET
     MemoryReservation: int = 0
     MemorySwap: int = 0
     MemorySwappiness: int | None = None
@@ -166,8 +185,25 @@ class CreateBody(Config):
     NetworkingConfig: NetworkingConfig | None = None
 
 
+class HealthResult(Struct):
+    """One probe's result (`HealthcheckResult`). Exit code -1: it could not be run, or took too long."""
+
+    Start: str
+    End: str
+    ExitCode: int
+    Output: str
+
+
+class Health(Struct):
+    """`Health`: what the last probes said, oldest first."""
+
+    Status: str = "starting"
+    FailingStreak: int = 0
+    Log: list[HealthResult] = msgspec.field(default_factory=list)
+
+
 class State(Struct):
-    """`ContainerState`."""
+    """`ContainerState`. `Running` is true of a container that waits for its restart, too, as with dockerd."""
 
     Status: str = "created"
     Running: bool = False
@@ -180,6 +216,35 @@ class State(Struct):
     Error: str = ""
     StartedAt: str = ZERO_TIME
     FinishedAt: str = ZERO_TIME
+    Health: Health | msgspec.UnsetType = msgspec.UNSET
+
+
+class MemoryAtEnd(Struct):
+    """What the memory cgroup had counted when its container ended: bytes; 0 where the kernel doesn't tell."""
+
+    Limit: int = 0
+    Peak: int = 0
+    Failures: int = 0
+    Kills: int = 0
+
+
+class Ending(Struct):
+    """Why a container's process ended (`GET /labkit/endings/{id}`).
+
+    `By` is `itself`, `client`, `daemon`, `memory`, `signal` (of somebody whom the engine doesn't know), `lost` or
+    `start`; `Verb` and `Trace` name a client's request. `Next` says what the restart policy made of it.
+    """
+
+    By: str
+    ExitCode: int
+    At: str
+    Signal: int = 0
+    Verb: str = ""
+    Trace: str = ""
+    Error: str = ""
+    Next: str = ""
+    Memory: MemoryAtEnd | None = None
+    Health: HealthResult | None = None
 
 
 class Sandbox(Struct):
@@ -213,6 +278,10 @@ class ContainerRecord(Struct):
     """By destination, see `labkit.engine.mountpoints`."""
     Platform: str = "linux"
     RestartCount: int = 0
+    HasBeenManuallyStopped: bool = False
+    """Somebody asked it to end: `unless-stopped` holds until somebody starts it again, over restarts of the daemon."""
+    Ending: Ending | None = None
+    """Why its last run ended."""
     MountLabel: str = ""
     ProcessLabel: str = ""
     AppArmorProfile: str = ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal as signals
+from dataclasses import dataclass
 
 from labkit.engine import stdio
 from labkit.engine.logging.logger import Logger
@@ -28,10 +29,21 @@ def scratch() -> tuple[int, int]:
     return _SCRATCH[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A signal that was sent to a process: by which request (`verb`, trace ID), of a `client` or the `daemon`."""
+
+    verb: str
+    signal: int
+    by: str
+    trace: str
+
+
 class Run:
     """A process's descriptors and output. `began` and `exited` are set once; `code` is its exit status.
 
     `context` is the trace of what its end belongs to: of its start, or of who stops it.
+    `asked` are the signals that the engine has sent it.
     """
 
     def __init__(self, log: Logger | None, terminal: bool) -> None:
@@ -43,6 +55,7 @@ class Run:
         self.terminal = -1
         self.code: int | None = None
         self.context: TraceContext | None = None
+        self.asked: list[Asked] = []
         self.began = asyncio.Event()
         self.exited = asyncio.Event()
 

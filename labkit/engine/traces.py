@@ -68,10 +68,15 @@ class Trace:
 
 
 class Traces:
-    """The last traces, by ID, and which of them concern a container."""
+    """The last traces, by ID, and which of them concern a container.
+
+    Of each container's health probes the last one is kept, beside the others: they would push out those that matter.
+    """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, Trace] = OrderedDict()
+        self._probes: dict[str, Trace] = {}
+        self._probed: dict[str, str] = {}
 
     def request(self, span: RequestSpan) -> None:
         self._trace(span.context.trace_id).requests.append(span)
@@ -82,7 +87,19 @@ class Traces:
     def transfer(self, span: TransferSpan) -> None:
         self._trace(span.context.trace_id).transfers.append(span)
 
+    def probe(self, subject: str, trace_id: str) -> None:
+        """The plan that comes under this trace ID is a probe of a container."""
+        self.forget(subject)
+        self._probed[subject] = trace_id
+        self._probes[trace_id] = Trace(trace_id)
+
+    def forget(self, subject: str) -> None:
+        """A container is gone, or probed again: its last probe goes."""
+        self._probes.pop(self._probed.pop(subject, ""), None)
+
     def _trace(self, trace_id: str) -> Trace:
+        if probe := self._probes.get(trace_id):
+            return probe
         trace = self._kept.setdefault(trace_id, Trace(trace_id))
         self._kept.move_to_end(trace_id)
         while len(self._kept) > KEPT:
@@ -90,7 +107,7 @@ class Traces:
         return trace
 
     def get(self, trace_id: str) -> Trace | None:
-        return self._kept.get(trace_id)
+        return self._kept.get(trace_id) or self._probes.get(trace_id)
 
     def last(self) -> Trace | None:
         """The most recent trace that did something to the machine or moved an image, else the most recent one."""
@@ -99,7 +116,9 @@ class Traces:
 
     def about(self, subject: str) -> list[Trace]:
         """The traces in which a plan was executed for a container, oldest first."""
-        return [trace for trace in self._kept.values() if any(plan.subject == subject for plan in trace.plans)]
+        found = [trace for trace in self._kept.values() if any(plan.subject == subject for plan in trace.plans)]
+        probe = self._probes.get(self._probed.get(subject, ""))
+        return [*found, *([probe] if probe and probe.plans else [])]
 
     def all(self) -> Iterator[Trace]:
         return iter(self._kept.values())

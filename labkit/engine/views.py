@@ -13,6 +13,8 @@ from labkit.engine import mounts
 from labkit.engine.clock import parse_rfc3339
 from labkit.engine.container import Container
 from labkit.engine.execs import Exec
+from labkit.engine.health_checks import status_of
+from labkit.engine.models import State
 from labkit.engine.spec import MASKED, READONLY
 from labkit.errors import InvalidParameter
 from labkit.images.layers import size_of
@@ -21,6 +23,7 @@ from labkit.network.models import Endpoint
 from labkit.network.publishing import port_map, summary_ports
 
 View = dict[str, Any]
+HEALTH = ("starting", "healthy", "unhealthy", "none")
 STATES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
 
 
@@ -76,7 +79,7 @@ def graph_driver(container: Container) -> View:
 def network_settings(container: Container) -> View:
     """`NetworkSettings`. The fields that repeat the default network's endpoint are for old clients."""
     record = container.record
-    running = record.State.Running
+    running = container.run.running
     own = running and not record.HostConfig.NetworkMode.startswith("container:")
     default = record.Networks.get("bridge", Endpoint())
     return {
@@ -120,7 +123,7 @@ def summary(container: Container, image: str, now: float) -> View:
         "ImageID": record.Image,
         "Command": command(record.Path, record.Args),
         "Created": parse_rfc3339(record.Created) // 10**9,
-        "Ports": summary_ports(record.Sandbox.Ports, _exposed(container)) if record.State.Running else [],
+        "Ports": summary_ports(record.Sandbox.Ports, _exposed(container)) if container.run.running else [],
         "Labels": record.Config.Labels or {},
         "State": record.State.Status,
         "Status": status(container, now),
@@ -162,14 +165,24 @@ def command(path: str, args: list[str]) -> str:
 def status(container: Container, now: float) -> str:
     """The state for people, such as `Up 5 minutes` and `Exited (0) 2 hours ago` (moby `container/state.go`)."""
     state = container.record.State
-    if state.Running:
+    if state.Running and not state.Restarting:
         up = human_duration(now - parse_rfc3339(state.StartedAt) / 1e9)
-        return f"Up {up} (Paused)" if state.Paused else f"Up {up}"
-    if state.Dead:
-        return "Dead"
-    if state.Status == "created":
-        return "Created"
-    return f"Exited ({state.ExitCode}) {human_duration(now - parse_rfc3339(state.FinishedAt) / 1e9)} ago"
+        return f"Up {up}{_remark(state)}"
+    if word := _STATUSES.get(state.Status):
+        return word
+    what = "Restarting" if state.Restarting else "Exited"
+    return f"{what} ({state.ExitCode}) {human_duration(now - parse_rfc3339(state.FinishedAt) / 1e9)} ago"
+
+
+_STATUSES = {"dead": "Dead", "removing": "Removal In Progress", "created": "Created"}
+
+
+def _remark(state: State) -> str:
+    """What is said of a running container: that it is paused, or its health."""
+    if state.Paused:
+        return " (Paused)"
+    told = status_of(state)
+    return {"none": "", "starting": " (health: starting)"}.get(told, f" ({told})")
 
 
 def human_duration(seconds: float) -> str:
@@ -244,6 +257,9 @@ class Filter:
         for value in filters.get("status", ()):
             if value not in STATES:
                 raise InvalidParameter(f"invalid filter 'status={value}'")
+        for value in filters.get("health", ()):
+            if value not in HEALTH:
+                raise InvalidParameter(f"unrecognized filter value for health: {value}")
         self.filters = {name: values for name, values in filters.items() if values}
         self.bounds = bounds
         self.images = images
@@ -266,7 +282,7 @@ class Filter:
             "network": lambda value: any(
                 value in (name, endpoint.NetworkID) for name, endpoint in record.Networks.items()
             ),
-            "health": lambda value: value == "none",
+            "health": lambda value: value == status_of(record.State),
             "before": lambda _: created < self.bounds["before"],
             "since": lambda _: created > self.bounds["since"],
             "ancestor": lambda _: record.Image in self.images,

@@ -82,8 +82,11 @@ def read_layout() -> Layout:
 
 def limit_files(layout: Layout, resources: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
     """OCI `linux.resources` as (controller, file, value) to write, in the order to write them."""
-    memory, cpu, pids = (resources.get(key) or {} for key in ("memory", "cpu", "pids"))
-    found = _limits_v1(memory, cpu, pids) if layout.version == 1 else _limits_v2(memory, cpu, pids)
+    memory, cpu, pids, block_io = (resources.get(key) or {} for key in ("memory", "cpu", "pids", "blockIO"))
+    if layout.version == 1:
+        found = _limits_v1(memory, cpu, pids) + _block_io_v1(block_io)
+    else:
+        found = _limits_v2(memory, cpu, pids) + _block_io_v2(block_io)
     return tuple((controller, file, str(value)) for controller, file, value in found if value not in (None, "", 0))
 
 
@@ -92,9 +95,11 @@ def _limits_v1(memory: dict[str, Any], cpu: dict[str, Any], pids: dict[str, Any]
         ("memory", "memory.limit_in_bytes", memory.get("limit")),
         ("memory", "memory.memsw.limit_in_bytes", memory.get("swap")),
         ("memory", "memory.soft_limit_in_bytes", memory.get("reservation")),
-        ("memory", "memory.swappiness", memory.get("swappiness")),
+        ("memory", "memory.swappiness", _text(memory.get("swappiness"))),
         ("memory", "memory.oom_control", 1 if memory.get("disableOOMKiller") else None),
         ("cpu", "cpu.shares", cpu.get("shares")),
+        ("cpu", "cpu.rt_period_us", cpu.get("realtimePeriod")),
+        ("cpu", "cpu.rt_runtime_us", cpu.get("realtimeRuntime")),
         ("cpu", "cpu.cfs_period_us", cpu.get("period")),
         ("cpu", "cpu.cfs_quota_us", cpu.get("quota")),
         ("cpuset", "cpuset.cpus", cpu.get("cpus")),
@@ -117,6 +122,58 @@ def _limits_v2(memory: dict[str, Any], cpu: dict[str, Any], pids: dict[str, Any]
         ("cpuset", "cpuset.mems", cpu.get("mems")),
         ("pids", "pids.max", _or_max(pids.get("limit"))),
     ]
+
+
+_THROTTLES = (
+    ("throttleReadBpsDevice", "blkio.throttle.read_bps_device", "rbps"),
+    ("throttleWriteBpsDevice", "blkio.throttle.write_bps_device", "wbps"),
+    ("throttleReadIOPSDevice", "blkio.throttle.read_iops_device", "riops"),
+    ("throttleWriteIOPSDevice", "blkio.throttle.write_iops_device", "wiops"),
+)
+"""OCI field, file on v1, key in io.max on v2."""
+
+
+def _block_io_v1(block_io: dict[str, Any]) -> list[tuple[str, str, Any]]:
+    """cgroup-v1/blkio-controller.rst: a line a device, written one by one."""
+    found: list[tuple[str, str, Any]] = [("blkio", "blkio.weight", block_io.get("weight"))]
+    found += [
+        ("blkio", "blkio.weight_device", f"{_numbers(device)} {device['weight']}")
+        for device in block_io.get("weightDevice", ())
+    ]
+    return found + [
+        ("blkio", file, f"{_numbers(device)} {device['rate']}")
+        for field, file, _ in _THROTTLES
+        for device in block_io.get(field, ())
+    ]
+
+
+def _block_io_v2(block_io: dict[str, Any]) -> list[tuple[str, str, Any]]:
+    """cgroup-v2.rst, "IO Interface Files"."""
+    weight = block_io.get("weight")
+    found: list[tuple[str, str, Any]] = [("io", "io.weight", f"default {io_weight(weight)}" if weight else None)]
+    found += [
+        ("io", "io.weight", f"{_numbers(device)} {io_weight(device['weight'])}")
+        for device in block_io.get("weightDevice", ())
+    ]
+    return found + [
+        ("io", "io.max", f"{_numbers(device)} {key}={device['rate']}")
+        for field, _, key in _THROTTLES
+        for device in block_io.get(field, ())
+    ]
+
+
+def _numbers(device: dict[str, Any]) -> str:
+    return f"{device['major']}:{device['minor']}"
+
+
+def io_weight(weight: int) -> int:
+    """v1 blkio.weight (10 to 1000) as v2 io.weight (1 to 10000), as runc and crun convert them."""
+    return 1 + (weight - 10) * 9999 // 990
+
+
+def _text(number: int | None) -> str | None:
+    """A number for which 0 says something."""
+    return None if number is None else str(number)
 
 
 def _or_max(limit: int | None) -> int | str | None:
@@ -150,6 +207,62 @@ class CreateCgroup(Operation):
 
 
 @dataclass(frozen=True, slots=True)
+class EnsureCgroup(Operation):
+    """Make a cgroup that containers are put below, and those above it, where they are missing (`--cgroup-parent`).
+
+    `root` is the mount point of its tree. Each gets what its children need: on v1 the CPUs and memory nodes of the one
+    above (cpuset(7)), on v2 (`controllers`) the controllers. The result tells which were made; undone, they go again
+    unless somebody else has put something into them.
+    """
+
+    root: str
+    path: str
+    controllers: bool = False
+    man: ClassVar[str] = "cgroups(7)"
+
+    def run(self, context: Context) -> Result:
+        made, directory = [], self.root
+        for name in self.path.strip("/").split("/"):
+            self._pass_down(directory)
+            directory = f"{directory}/{name}"
+            if not os.path.isdir(directory):
+                syscalls.mkdir(directory)
+                made.append(directory)
+                self._inherit(directory)
+        self._pass_down(directory)
+        return "\n".join(made)
+
+    def _inherit(self, directory: str) -> None:
+        if not os.path.exists(f"{directory}/cpuset.cpus") or self.controllers:
+            return
+        syscalls.write_file(f"{directory}/cgroup.clone_children", "1")
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if not read_value(f"{directory}/{name}"):
+                syscalls.write_file(f"{directory}/{name}", read_value(f"{os.path.dirname(directory)}/{name}"))
+
+    def _pass_down(self, directory: str) -> None:
+        if self.controllers:
+            there, passed = (read_value(f"{directory}/cgroup.{name}").split() for name in ("controllers", "subtree_control"))
+            for name in there:
+                if name in V2_CONTROLLERS and name not in passed:
+                    syscalls.write_file(f"{directory}/cgroup.subtree_control", f"+{name}")
+
+    def undo(self, result: Result, context: Context) -> None:
+        for directory in reversed(str(result or "").split()):
+            try:
+                syscalls.rmdir(directory)
+            except KernelError as error:
+                if error.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT):
+                    raise
+
+    def describe(self) -> str:
+        return f"make the cgroup {self.root}/{self.path.strip('/')}, if it is missing"
+
+    def shell(self) -> str:
+        return f"mkdir -p {shlex.quote(f'{self.root}/{self.path.strip(chr(47))}')}"
+
+
+@dataclass(frozen=True, slots=True)
 class WriteCgroup(Operation):
     """Write a value into a file of a cgroup."""
 
@@ -163,6 +276,30 @@ class WriteCgroup(Operation):
 
     def describe(self) -> str:
         return f"set {os.path.basename(self.path)} of {os.path.dirname(self.path)} to {self.value}"
+
+    def shell(self) -> str:
+        return f"echo {shlex.quote(self.value)} > {shlex.quote(self.path)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeCgroup(Operation):
+    """Write another value into a file of a cgroup that is in use. Undone by writing the old one back."""
+
+    path: str
+    value: str
+    man: ClassVar[str] = "cgroups(7)"
+
+    def run(self, context: Context) -> Result:
+        before = read_value(self.path)
+        syscalls.write_file(self.path, self.value)
+        return before
+
+    def undo(self, result: Result, context: Context) -> None:
+        if result:
+            syscalls.write_file(self.path, str(result))
+
+    def describe(self) -> str:
+        return f"change {os.path.basename(self.path)} of {os.path.dirname(self.path)} to {self.value}"
 
     def shell(self) -> str:
         return f"echo {shlex.quote(self.value)} > {shlex.quote(self.path)}"
@@ -228,6 +365,23 @@ def oom_kills(path: str) -> int:
         except FileNotFoundError:
             continue
     return 0
+
+
+_COUNTS = {
+    "Limit": ("memory.max", "memory.limit_in_bytes"),
+    "Peak": ("memory.peak", "memory.max_usage_in_bytes"),
+    "Failures": ("memory.failcnt",),
+}
+
+
+def memory_counts(paths: list[str]) -> dict[str, int]:
+    """What the memory cgroup among these has counted: limit and peak in bytes, how often the limit was hit, kills."""
+    found = dict.fromkeys(_COUNTS, 0)
+    for path in paths:
+        for name, files in _COUNTS.items():
+            value = next(filter(None, (read_value(f"{path}/{file}") for file in files)), "")
+            found[name] = max(found[name], int(value) if value.isdigit() else 0)
+    return found | {"Kills": sum(oom_kills(path) for path in paths)}
 
 
 def read_value(path: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from labkit.errors import KernelError, LabkitError
 from labkit.kernel import resolver
-from labkit.kernel.cgroups import CreateCgroup, oom_kills
+from labkit.kernel.cgroups import CreateCgroup, memory_counts, oom_kills
 from labkit.kernel.namespaces import CloneInit
 from labkit.plan import Context, Execution, Journal, Numbered, Plan, decode, recover
 from labkit.runtime import channel, plans
@@ -52,7 +52,9 @@ class Process:
     ready: bool = False
     code: int | None = None
     ended: int = 0
+    signal: int = 0
     oom_kills: int = 0
+    memory: dict[str, int] | None = None
     undone: list[str] = field(default_factory=list)
 
     @property
@@ -70,7 +72,8 @@ class Process:
 
     def outcome(self) -> dict[str, Any]:
         """How it ended: exit status (None while it runs), time (ns since the epoch), whether memory ran out."""
-        return {"code": self.code, "ended": self.ended, "oom": bool(self.oom_kills)}
+        found = {"code": self.code, "ended": self.ended, "oom": bool(self.oom_kills)}
+        return found | {"signal": self.signal, "memory": self.memory}
 
 
 class Spawner:
@@ -313,6 +316,7 @@ class Spawner:
         assert status
         process.ended = time.time_ns()
         killed = status.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
+        process.signal = status.si_status if killed else 0
         process.code = 128 + status.si_status if killed else status.si_status
         self.selector.unregister(process.pidfd)
         os.close(process.pidfd)
@@ -320,6 +324,8 @@ class Spawner:
             if name in process.kept:
                 os.close(process.kept.pop(name))
         process.oom_kills = sum(oom_kills(path) for path in process.cgroups)
+        if process.oom_kills:
+            process.memory = memory_counts(process.cgroups)
         process.undone = process.execution.undo()
         for failure in process.undone:
             self.log(failure)

@@ -49,11 +49,17 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a process ended: exit status (128 and the signal if it was killed), time, whether memory had run out."""
+    """How a process ended: exit status (128 and the signal if it was killed), time, whether memory had run out.
+
+    `signal` is the one that killed it, `memory` what its memory cgroup had counted, if the kernel had killed for memory
+    in there (`labkit.kernel.cgroups.memory_counts`).
+    """
 
     code: int
     ended: int
     oom: bool
+    signal: int = 0
+    memory: dict[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +236,7 @@ def _read_introduced(message: channel.Message, fds: list[int]) -> Introduced:
 
 
 def _read_outcome(message: channel.Message) -> Outcome:
-    return Outcome(message["code"], message["ended"], message["oom"])
+    return Outcome(message["code"], message["ended"], message["oom"], message.get("signal", 0), message.get("memory"))
 
 
 def _connect(path: str) -> socket.socket:

@@ -173,3 +173,18 @@ RUN_FLAGS = (
     Flag("pull", "", "string", _PULL.format("running"), complete="always|missing|never"),
     Flag("sig-proxy", "", "bool", "Proxy received signals to the process (default true)"),
 )
+
+_UPDATED = frozenset(
+    ("blkio-weight", "cpu-period", "cpu-quota", "cpu-shares", "cpus", "cpuset-cpus", "cpuset-mems", "memory",
+     "memory-reservation", "pids-limit")
+)  # fmt: skip
+_POLICIES = "no|always|on-failure|unless-stopped"
+_MEMORY_SWAP = "Swap limit equal to memory plus swap: -1 to enable unlimited swap"
+
+UPDATE_FLAGS = (
+    *(flag for flag in CONTAINER_FLAGS if flag.name in _UPDATED),
+    Flag("cpu-rt-period", "", "int", "Limit the CPU real-time period in microseconds"),
+    Flag("cpu-rt-runtime", "", "int", "Limit the CPU real-time runtime in microseconds"),
+    Flag("memory-swap", "", "bytes", _MEMORY_SWAP),
+    Flag("restart", "", "string", "Restart policy to apply when a container exits", complete=_POLICIES),
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labkit.cli.commands.container_flags import CREATE_FLAGS, RUN_FLAGS
+from labkit.cli.commands.container_flags import CREATE_FLAGS, RUN_FLAGS, UPDATE_FLAGS
 from labkit.cli.commands.shared import DETACH_KEYS, FILTER, INSPECT_FORMAT, LIST_FORMAT, NO_TRUNC
 from labkit.cli.grammar import Command, Flag
 
@@ -297,6 +297,16 @@ container source to stdout.""",
         least=1,
         most=-1,
         complete=("running",),
+    ),
+    Command(
+        _names("update"),
+        "Update configuration of one or more containers",
+        "labkit.cli.runners.updating:update",
+        "CONTAINER [CONTAINER...]",
+        UPDATE_FLAGS,
+        1,
+        -1,
+        complete=("container",),
     ),
     Command(
         _names("wait"),

@@ -11,7 +11,7 @@ from labkit.client.engine import Exchange, Query
 from labkit.errors import LabkitError
 
 
-def _each(
+def each(
     session: Session,
     names: list[str],
     begin: Callable[[str], Exchange],
@@ -32,7 +32,7 @@ def _each(
 
 
 def _post(session: Session, names: list[str], action: str, query: Query | None = None) -> None:
-    _each(session, names, lambda name: session.client.begin("POST", f"/containers/{name}/{action}", query))
+    each(session, names, lambda name: session.client.begin("POST", f"/containers/{name}/{action}", query))
 
 
 def stop(session: Session, given: Invocation) -> None:
@@ -58,11 +58,11 @@ def unpause(session: Session, given: Invocation) -> None:
 def rm(session: Session, given: Invocation) -> None:
     query = {"force": given.flag("force"), "link": given.flag("link"), "v": given.flag("volumes")}
     names = [name.strip("/") for name in given.arguments]
-    _each(session, names, lambda name: session.client.begin("DELETE", f"/containers/{name}", query))
+    each(session, names, lambda name: session.client.begin("DELETE", f"/containers/{name}", query))
 
 
 def wait(session: Session, given: Invocation) -> None:
-    _each(
+    each(
         session,
         given.arguments,
         lambda name: session.client.begin("POST", f"/containers/{name}/wait"),

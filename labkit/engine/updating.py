@@ -1,0 +1,140 @@
+"""Update: limits and the restart policy of a container that exists (moby `daemon/update.go`, `container_unix.go`).
+
+What is asked for is merged into its configuration; for one that runs, the difference is a plan of cgroup writes, undone
+if one of them fails.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from labkit.engine import backoff, devices, resources, spec
+from labkit.engine.container import Container
+from labkit.engine.execution import carry_out
+from labkit.engine.models import HostConfig, RestartPolicy, Struct
+from labkit.errors import Conflict, KernelError, LabkitError
+from labkit.kernel import cgroups, limits
+from labkit.plan import Plan, Step
+from labkit.trace import TraceContext
+
+if TYPE_CHECKING:
+    from labkit.engine.engine import Engine
+
+_MEMORY, _SWAP = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
+
+
+class UpdateBody(Struct):
+    """What `POST /containers/{id}/update` takes. What is zero, empty or absent stays as it is."""
+
+    BlkioWeight: int = 0
+    CpuShares: int = 0
+    NanoCpus: int = 0
+    CpuPeriod: int = 0
+    CpuQuota: int = 0
+    CpuRealtimePeriod: int = 0
+    CpuRealtimeRuntime: int = 0
+    CpusetCpus: str = ""
+    CpusetMems: str = ""
+    Memory: int = 0
+    MemoryReservation: int = 0
+    MemorySwap: int = 0
+    PidsLimit: int | None = None
+    RestartPolicy: RestartPolicy | None = None
+
+
+_LIMITS = tuple(name for name in UpdateBody.__struct_fields__ if name != "RestartPolicy")
+_CONFLICTS = (
+    ("NanoCpus", "CpuPeriod", "Nano CPUs cannot be updated as CPU Period has already been set"),
+    ("NanoCpus", "CpuQuota", "Nano CPUs cannot be updated as CPU Quota has already been set"),
+    ("CpuPeriod", "NanoCpus", "CPU Period cannot be updated as NanoCPUs has already been set"),
+    ("CpuQuota", "NanoCpus", "CPU Quota cannot be updated as NanoCPUs has already been set"),
+)
+
+
+def merged(host: HostConfig, asked: HostConfig, policy: RestartPolicy | None) -> HostConfig:
+    """The configuration after an update. Raises Conflict in dockerd's words for what doesn't fit to what there is."""
+    for new, old, words in _CONFLICTS:
+        if getattr(asked, new) > 0 and getattr(host, old) > 0:
+            raise Conflict(f"Conflicting options: {words}")
+    if asked.Memory and asked.Memory > swap_of(host) and not asked.MemorySwap:
+        raise Conflict(
+            "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
+        )
+    found = msgspec.structs.replace(host, MemorySwap=swap_of(host))
+    for name in _LIMITS:
+        if getattr(asked, name) not in (0, "", None):
+            setattr(found, name, getattr(asked, name))
+    if asked.PidsLimit is not None and asked.PidsLimit <= 0:
+        found.PidsLimit = 0
+    if policy and policy.Name:
+        if host.AutoRemove and not backoff.is_none(policy):
+            raise Conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
+        found.RestartPolicy = policy
+    return found
+
+
+def swap_of(host: HostConfig) -> int:
+    """Memory and swap together, in bytes: twice the memory if only that was given, -1 for no limit."""
+    return host.MemorySwap or host.Memory * 2
+
+
+def changes(layout: cgroups.Layout, before: HostConfig, after: HostConfig) -> list[tuple[str, str, str]]:
+    """What differs, as (controller, file, value) to write, in an order that the kernel takes."""
+    old, new = (_files(layout, host) for host in (before, after))
+    found = [(*key, value) for key, value in new.items() if old.get(key) != value]
+    if swap_of(after) == -1 or swap_of(after) > swap_of(before):
+        found.sort(key=lambda change: (change[1] == _MEMORY) - (change[1] == _SWAP))  # more: the sum first
+    return found
+
+
+def _files(layout: cgroups.Layout, host: HostConfig) -> dict[tuple[str, str], str]:
+    wanted = spec.resources(host, (), devices.block_io(host))
+    wanted.setdefault("pids", {"limit": -1})
+    return {(controller, file): value for controller, file, value in cgroups.limit_files(layout, wanted)}
+
+
+def update_plan(layout: cgroups.Layout, path: str, before: HostConfig, after: HostConfig) -> Plan:
+    """The plan that brings a running container's cgroup `path` from one configuration to another."""
+    operations = (
+        cgroups.ChangeCgroup(f"{layout.directory(controller, path)}/{file}", value)
+        for controller, file, value in changes(layout, before, after)
+    )
+    return Plan("update", tuple(Step("daemon", operation) for operation in operations))
+
+
+async def update(engine: Engine, container: Container, body: UpdateBody, context: TraceContext) -> list[str]:
+    """Change a container. Returns the warnings. Raises InvalidParameter, Conflict, or what the kernel refused."""
+    asked = HostConfig(**{name: getattr(body, name) for name in _LIMITS})
+    warnings = resources.check(asked, limits.read(), update=True)
+    if body.RestartPolicy:
+        backoff.check(body.RestartPolicy)
+    async with container.lock:
+        if container.removing or container.record.State.Dead:
+            raise Conflict(_refused(container, 'container is marked for removal and cannot be "update"'))
+        before = container.record.HostConfig
+        try:
+            after = merged(before, asked, body.RestartPolicy)
+            _carry_out(engine, container, before, after, context)
+        except (Conflict, KernelError) as error:
+            kind = Conflict if isinstance(error, Conflict) else LabkitError
+            raise kind(_refused(container, str(error))) from error
+        container.record.HostConfig = after
+        container.save(durable=True)
+    engine.events.publish("container", "update", container.id, container.attributes())
+    return warnings
+
+
+def _carry_out(
+    engine: Engine, container: Container, before: HostConfig, after: HostConfig, context: TraceContext
+) -> None:
+    """Write the limits of a container that runs; one that doesn't gets them when it starts."""
+    path = engine.settings.cgroup(container.id, before.CgroupParent)
+    plan = update_plan(engine.machine.cgroups, path, before, after)
+    if container.run.running and plan.steps:
+        carry_out(engine, plan, container.id, context)
+
+
+def _refused(container: Container, reason: str) -> str:
+    return f"Cannot update container {container.id}: {reason}"
