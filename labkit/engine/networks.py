@@ -19,6 +19,7 @@ from labkit.kernel.netlink import Netlink
 from labkit.network import planning
 from labkit.network.addresses import Network as Subnet
 from labkit.network.addresses import Pool, parse_network, pools_of, settle_subnets
+from labkit.network.checking import check_options, check_subnets
 from labkit.network.models import IPAM, IPAMConfig, NetworkCreateBody, NetworkRecord, options_of
 from labkit.network.proxy import Proxy
 from labkit.network.publishing import Binding, Ports
@@ -185,10 +186,13 @@ class Networks:
         record.IPAM.Config = settle_subnets(record, self._subnets(), host)
         if record.Driver == "bridge":
             record.Bridge = options_of(record).name or planning.bridge_name(record.Id)
-            if record.Bridge in links or len(record.Bridge) > 15:
+            if other := next((one for one in self.found.values() if one.record.Bridge == record.Bridge), None):
                 raise Forbidden(
-                    f"can't use {record.Bridge} as the bridge: there is a link of that name, or it is too long"
+                    f"cannot create network {record.Id} ({record.Bridge}): conflicts with network {other.id} "
+                    f"({record.Bridge}): networks have same bridge name"
                 )
+            if record.Bridge in links:
+                raise Forbidden(f"can't use {record.Bridge} as the bridge: there is a link of that name")
         elif not planning.parent_of(record):
             raise InvalidParameter("a macvlan network needs a link of the host: give one with -o parent=eth0")
         elif planning.parent_of(record) not in links:
@@ -222,15 +226,8 @@ class Networks:
             raise NotFound(f"could not find plugin {body.IPAM.Driver} in v1 plugin registry: plugin not found")
         if body.EnableIPv4 is False and not body.EnableIPv6:
             raise InvalidParameter("IPv4 or IPv6 must be enabled")
-        self._check_options(body)
-
-    @staticmethod
-    def _check_options(body: NetworkCreateBody) -> None:
-        mtu = (body.Options or {}).get("com.docker.network.driver.mtu", "0")
-        if not mtu.isdecimal() or int(mtu) > 65535:
-            raise InvalidParameter(
-                f"invalid com.docker.network.driver.mtu {mtu!r}: it is a number of bytes, such as 1400"
-            )
+        check_options(driver, body.Options or {})
+        check_subnets(driver, body.IPAM.Config if body.IPAM else None)
 
     def remove(self, network: Network, trace: TraceContext) -> None:
         """Remove a network. Raises Forbidden if it is predefined, or containers use it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from labkit.errors import Forbidden, InvalidParameter, LabkitError
@@ -19,6 +19,10 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 POOLS_V4 = (*((f"172.{second}.0.0/16", 16) for second in range(17, 32)), ("192.168.0.0/16", 20))
 """Where subnets come from that nobody chose, each with the length to cut: dockerd's own defaults."""
+
+
+_NOT_GIVEN = {4: 2, 6: 1}
+"""How many addresses of a subnet are nobody's: its name, and in IPv4 everybody."""
 
 
 def parse_network(text: str, what: str = "subnet") -> Network:
@@ -142,31 +146,31 @@ def settle_subnets(record: NetworkRecord, taken: Iterable[Network], host: Iterab
     `taken` are those of other networks, which none may overlap; `host` those that the host reaches otherwise, which
     a chosen one avoids too. Raises InvalidParameter, Forbidden in dockerd's words.
     """
-    others = list(taken)
+    others, reached = list(taken), list(host)
     settled: list[IPAMConfig] = []
     for config in record.IPAM.Config or ():
-        settled.append(_check(config, record, others))
+        settled.append(_check(config, record, others, reached))
         others.append(parse_network(settled[-1].Subnet))
     versions = {parse_network(config.Subnet).version for config in settled}
     for version, wanted in ((4, record.EnableIPv4), (6, record.EnableIPv6)):
         if wanted and version not in versions:
-            subnet = choose_subnet(version, record.Id, [*others, *host])
+            subnet = choose_subnet(version, record.Id, [*others, *reached])
             settled.append(IPAMConfig(Subnet=str(subnet), Gateway=str(subnet.network_address + 1)))
     return settled
 
 
-def _check(config: IPAMConfig, record: NetworkRecord, others: list[Network]) -> IPAMConfig:
+def _check(config: IPAMConfig, record: NetworkRecord, others: list[Network], host: Iterable[Network]) -> IPAMConfig:
     if not config.Subnet:
         if config.IPRange or config.Gateway or config.AuxiliaryAddresses:
             raise InvalidParameter("invalid network config:\ninvalid subnet : a gateway or ip-range needs a --subnet")
         version = 6 if record.EnableIPv6 and not record.EnableIPv4 else 4
-        subnet = choose_subnet(version, record.Id, others)
+        subnet = choose_subnet(version, record.Id, [*others, *host])
         return IPAMConfig(Subnet=str(subnet), Gateway=str(subnet.network_address + 1))
     subnet = parse_network(config.Subnet)
     _check_strict(config.Subnet, subnet)
     if overlaps(subnet, others):
         raise Forbidden("invalid pool request: Pool overlaps with other one on this address space")
-    gateway = parse_address(config.Gateway, "gateway") if config.Gateway else subnet.network_address + 1
+    gateway = _gateway(config, subnet)
     inside = {"gateway address": gateway}
     if config.IPRange:
         span = parse_network(config.IPRange, "ip-range")
@@ -181,9 +185,31 @@ def _check(config: IPAMConfig, record: NetworkRecord, others: list[Network]) -> 
             raise InvalidParameter(
                 f"invalid network config:\ninvalid {what} {address}: parent subnet is {config.Subnet}"
             )
+    _check_free(subnet, gateway, config.AuxiliaryAddresses or {})
     return IPAMConfig(
         Subnet=str(subnet), IPRange=config.IPRange, Gateway=str(gateway), AuxiliaryAddresses=config.AuxiliaryAddresses
     )
+
+
+def _gateway(config: IPAMConfig, subnet: Network) -> Address:
+    """The address of the bridge: the one asked for, else the first of the subnet, if it has any to give."""
+    if config.Gateway:
+        return parse_address(config.Gateway, "gateway")
+    if subnet.num_addresses <= _NOT_GIVEN[subnet.version]:
+        raise LabkitError("failed to allocate gateway (): No available addresses on this pool")
+    return subnet.network_address + 1
+
+
+def _check_free(subnet: Network, gateway: Address, others: Mapping[str, str]) -> None:
+    """Nothing has two uses: the subnet's own addresses, the gateway, each of the auxiliary ones."""
+    used = {subnet.network_address, *([subnet.broadcast_address] if subnet.version == 4 else [])}
+    if gateway in used:
+        raise Forbidden(f"failed to allocate gateway ({gateway}): Address already in use")
+    used.add(gateway)
+    for name, text in others.items():
+        if (address := parse_address(text, "auxiliary address")) in used:
+            raise Forbidden(f"failed to allocate secondary ip address ({name}:{text}): Address already in use")
+        used.add(address)
 
 
 def _check_strict(text: str, subnet: Network) -> None:

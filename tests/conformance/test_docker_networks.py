@@ -124,6 +124,36 @@ rm -f first
 run --rm --network tiny busybox true
 network rm tiny
 """,
+    "options that can't be": """
+network create -o com.docker.network.driver.mtu=foo one
+network create -o com.docker.network.driver.mtu=-5 one
+network create -o com.docker.network.bridge.enable_icc=foo one
+network create -o com.docker.network.bridge.enable_ip_masquerade=2 one
+network create -o com.docker.network.bridge.host_binding_ipv4=foo one
+network create -o com.docker.network.bridge.name=averyveryverylongname one
+network create -o com.docker.network.bridge.name=lo one
+network create -o com.docker.network.bridge.name=mybr0 named
+network create -o com.docker.network.bridge.name=mybr0 one
+network create -d macvlan -o macvlan_mode=foo -o parent=lo one
+network create -d macvlan -o parent=nosuch9 one
+network create -o nosuch=foo other
+network create --subnet fd00:5::/64 six
+network create --subnet 10.4.0.0/32 one
+network create --subnet 10.4.0.0/31 one
+network create --subnet 10.5.0.0/24 --gateway 10.5.0.0 one
+network create --subnet 10.5.0.0/24 --gateway 10.5.0.255 one
+network create --subnet 10.5.0.0/24 --aux-address a=10.5.0.1 one
+network create --subnet 10.5.0.0/24 --gateway 10.5.0.9 --aux-address a=10.5.0.9 one
+network create --subnet 10.5.0.0/24 --aux-address a=10.5.0.5 --aux-address b=10.5.0.5 one
+network create --subnet 10.10.0.0/24 --subnet 10.11.0.0/24 one
+network create --subnet 10.4.0.0/33 one
+network create .dot
+network create -x
+network create --ipam-opt a=b --label x --attachable labelled
+network inspect -f "{{json .Options}} {{json .Labels}} {{.Attachable}} {{json .IPAM.Options}}" named labelled
+network create -o com.docker.network.container_iface_prefix=lan prefixed
+run --rm --network prefixed busybox ls /sys/class/net
+""",
     "internal, no icc, isolation": rf"""
 network create --internal --subnet 10.224.0.0/24 inner
 run -d --name in1 --network inner -p 8400:80 --expose 81 {SLEEP}
@@ -269,6 +299,11 @@ DIFFERENT_WORDS = {
         "invalid pool request: Pool overlaps with other one on this address space", "since 24"),
     r"network rm (lab|far|bridge|host|none)|network disconnect bridge one": (
         "", "since 28 dockerd says which containers hold a network"),
+    r"network create .*bridge.name=averyvery.*": ("invalid bridge name", "dockerd has what the kernel says"),
+    r"network create .*bridge.name=lo one": ("can't use lo as the bridge", "labkit takes no link that is there"),
+    r"network create .*parent=nosuch9 one": ("invalid subinterface vlan name nosuch9", "labkit makes no VLAN links"),
+    r"network create --subnet 10\.4\.0\.0/33 one": ("invalid subnet 10.4.0.0/33", "more help"),
+    r"network create --subnet 10\.4\.0\.0/32 one": ("", "more help"),
     r"network create -d nosuch other": (
         "could not find plugin nosuch in v1 plugin registry: plugin not found", "since 28"),
     r"run -d --name p8 .*|start p1": ("failed to set up container networking: driver failed", PREFIX),
@@ -286,6 +321,7 @@ DIFFERENT_FIELDS = {
     r"/containers/[^/]+/NetworkSettings/Networks/[^/]+/Aliases": "since 25 without short ID and hostname",
     r"/containers/(in1|in2)/NetworkSettings/Networks/inner/Gateway": "since 28 internal networks are no way out",
     r"/networks/[^/]+/EnableIPv4": "new in 28",
+    r"/networks/(\.dot|labelled|named|other|prefixed|six)/IPAM/Config/0/Subnet": "dockerd takes the one after the last",
     r"/networks/[^/]+/IPAM/Config/\d/Gateway": "labkit shows the gateway that it chose itself",
 }
 """Fields of inspect that may differ, and why."""
