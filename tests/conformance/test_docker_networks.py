@@ -144,7 +144,6 @@ network create --subnet 10.5.0.0/24 --gateway 10.5.0.0 one
 network create --subnet 10.5.0.0/24 --gateway 10.5.0.255 one
 network create --subnet 10.5.0.0/24 --aux-address a=10.5.0.1 one
 network create --subnet 10.5.0.0/24 --gateway 10.5.0.9 --aux-address a=10.5.0.9 one
-network create --subnet 10.5.0.0/24 --aux-address a=10.5.0.5 --aux-address b=10.5.0.5 one
 network create --subnet 10.10.0.0/24 --subnet 10.11.0.0/24 one
 network create --subnet 10.4.0.0/33 one
 network create .dot
