@@ -127,11 +127,12 @@ async def serve(settings: Settings, hosts: list[str], pidfile: str, ready: int) 
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)  # requests make few cycles: looking for them seldom is enough
+    told = _told_to_end()
     if ready >= 0:
         os.write(ready, b"ready\n")
         os.close(ready)
     log.info("API listen on %s", ", ".join(hosts))
-    await _told_to_end()
+    await told.wait()
     await _end(engine, server, [*paths, pidfile])
 
 
@@ -165,11 +166,12 @@ def group() -> int:
     return 0
 
 
-async def _told_to_end() -> None:
+def _told_to_end() -> asyncio.Event:
+    """Set at the first signal that asks the daemon to end, from now on."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    await told.wait()
+    return told
 
 
 async def _end(engine: Engine, server: Server, paths: list[str]) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from labkit.lab.capturing import Capture
 from labkit.lab.child import Child
+from labkit.lab.engine import Engine
 from labkit.lab.names import Names
 from labkit.lab.registry import Registry
 from labkit.lab.snapshot import Difference, Snapshot
 
-__all__ = ["Capture", "Child", "Difference", "Names", "Registry", "Snapshot"]
+__all__ = ["Capture", "Child", "Difference", "Engine", "Names", "Registry", "Snapshot"]
