@@ -11,6 +11,7 @@ import labkit
 from labkit.api.http import API_VERSION, MIN_API_VERSION, Answer, Request, Response, Route, Stream, json_response
 from labkit.engine.clock import now, parse_timestamp
 from labkit.engine.engine import Engine
+from labkit.engine.logging.options import DRIVERS
 from labkit.errors import InvalidParameter
 
 _DOTTED = ".".join(map(str, API_VERSION))
@@ -99,7 +100,7 @@ def info(engine: Engine, identity: str) -> dict[str, Any]:
         "Driver": "overlay2",
         "DriverStatus": [["Backing Filesystem", filesystem(engine.settings.data_root)]],
         "Plugins": {"Volume": ["local"], "Network": ["host", "null"], "Authorization": None,
-                    "Log": ["json-file", "none"]},
+                    "Log": sorted(set(DRIVERS) - {"none"})},
         "MemoryLimit": memory,
         "SwapLimit": memory and _has_swap_limit(layout.directory("memory", "")),
         "CpuCfsPeriod": cpu,
@@ -115,7 +116,7 @@ def info(engine: Engine, identity: str) -> dict[str, Any]:
         "OomKillDisable": layout.version == 1,
         "NGoroutines": len(engine.tasks),
         "SystemTime": now(),
-        "LoggingDriver": "json-file",
+        "LoggingDriver": engine.settings.log.Type,
         "CgroupDriver": "cgroupfs",
         "CgroupVersion": str(layout.version),
         "NEventsListener": len(engine.events.listeners),
