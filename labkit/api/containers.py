@@ -31,6 +31,7 @@ from labkit.engine.engine import Engine
 from labkit.engine.logs import Selection
 from labkit.engine.models import CreateBody
 from labkit.errors import Conflict, InvalidParameter, NotFound
+from labkit.images import platforms
 
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
@@ -84,9 +85,20 @@ class Containers:
 
     async def create(self, request: Request) -> Answer:
         body = await request.json(CreateBody)
+        platform = self._platform(body.Image, request.text("platform"))
         name, version = request.text("name"), request.version
         container, warnings = await life.create(self.engine, body, name, request.context, version)
-        return json_response({"Id": container.id, "Warnings": warnings}, 201)
+        return json_response({"Id": container.id, "Warnings": platform + warnings}, 201)
+
+    def _platform(self, reference: str, text: str) -> list[str]:
+        """See that an image is for the platform that was asked for; or warn if it isn't for this machine."""
+        wanted = platforms.read_platform(text)
+        if not reference:
+            return []
+        image = self.engine.images.resolve(reference)
+        platforms.check_platform(image, reference, wanted)
+        warning = "" if wanted else platforms.mismatch(image)
+        return [warning] if warning else []
 
     async def inspect(self, request: Request) -> Answer:
         container = self._find(request)

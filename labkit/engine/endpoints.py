@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from labkit.engine import legacy_links, naming, ports
+from labkit.engine import legacy_links, naming, ports, sharing
 from labkit.engine.models import ContainerRecord, Sandbox
 from labkit.engine.networks import DEFAULT, Network
 from labkit.engine.stdio import Pipes
@@ -39,7 +39,8 @@ class Joined:
     """What a container that is about to start has been given, and the operations of its init that make it so.
 
     `namespace` is the path of another container's network namespace that it joins, `files` the directory of its
-    hosts and resolv.conf then; `environment` the variables of its links.
+    hosts and resolv.conf then; `environment` the variables of its links. `namespaces` are the paths of others that it
+    shares, `shm` the shared memory that comes with one (`labkit.engine.sharing`).
     """
 
     attachments: list[Attachment] = field(default_factory=list)
@@ -47,6 +48,8 @@ class Joined:
     namespace: str = ""
     files: str = ""
     environment: list[str] = field(default_factory=list)
+    namespaces: dict[str, str] = field(default_factory=dict)
+    shm: str = ""
 
     @property
     def has_names(self) -> bool:
@@ -66,6 +69,7 @@ def shares(record: ContainerRecord) -> str:
 def configure(engine: Engine, record: ContainerRecord, wanted: NetworkingConfig | None) -> None:
     """Write into a new container's record which networks it wants. Raises InvalidParameter, NotFound."""
     host = record.HostConfig
+    sharing.settle(engine, host)
     mode = DEFAULT if host.NetworkMode in ("", "default") else host.NetworkMode
     if mode.startswith("container:"):
         # Whether there is such a container is asked at the start, as dockerd does: `run` pulls an image at "not found".
@@ -139,7 +143,9 @@ def attach(engine: Engine, container: Container) -> Joined:
     record = container.record
     record.Sandbox = Sandbox()
     try:
+        shared, shm = sharing.namespaces(engine, container.record.HostConfig)
         joined = _join_all(engine, container)
+        joined.namespaces, joined.shm = shared, shm
     except LabkitError:
         release(engine, container)
         raise

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from labkit.engine import legacy_links, spec, starting, stdio, users, validation
+from labkit.engine import attaching, legacy_links, spec, starting, stdio, users, validation
 from labkit.engine.container import Container
 from labkit.engine.models import ExecCreateBody
 from labkit.engine.run import Run
@@ -92,6 +92,10 @@ class Exec:
         reason = str(cause)
         if cause.operation == "Execute":
             reason = starting.exec_failure(cause, (self.body.Cmd or [""])[0])[0]
+        if cause.operation == "EnterDirectory":
+            folder = self.body.WorkingDir or self.container.record.Config.WorkingDir
+            problem = os.strerror(cause.errno).lower()
+            reason = f'chdir to cwd ("{folder}") set in config.json failed: {problem}'
         prefix = "OCI runtime exec failed: exec failed: unable to start container process"
         return InvalidParameter(f"{prefix}: {reason}: unknown")
 
@@ -123,6 +127,7 @@ def create(engine: Engine, container: Container, body: ExecCreateBody) -> Exec:
     if not body.Cmd or not body.Cmd[0]:
         raise InvalidParameter("No exec command specified")
     validation.check_size(body.ConsoleSize)
+    _check_keys(body.DetachKeys)
     made = Exec(os.urandom(32).hex(), container, body)
     engine.execs[made.id] = made
     container.execs[made.id] = made
@@ -131,11 +136,20 @@ def create(engine: Engine, container: Container, body: ExecCreateBody) -> Exec:
     return made
 
 
+def _check_keys(text: str) -> None:
+    try:
+        attaching.parse_keys(text)
+    except InvalidParameter as error:
+        raise InvalidParameter(f"Invalid escape keys ({text}) provided") from error
+
+
 def make_plan(
     engine: Engine, container: Container, body: ExecCreateBody, size: tuple[int, int], streams: tuple[str, ...]
 ) -> Plan:
     """The plan of an exec: the container's own spec decides its namespaces, cgroups, filter."""
     record = container.record
+    if body.WorkingDir and not body.WorkingDir.startswith("/"):
+        raise InvalidParameter("OCI runtime exec failed: exec failed: Cwd must be an absolute path: unknown")
     identity = starting.identity(container, body.User or record.Config.User)
     cgroup = engine.settings.cgroup(record.Id, record.HostConfig.CgroupParent)
     links = tuple(legacy_links.environment(engine, container))

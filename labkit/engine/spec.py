@@ -6,9 +6,12 @@ machine has. The spec is a standard one: runc and crun start the same container 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
+from labkit.engine import security
 from labkit.engine.models import ContainerRecord, HostConfig
 from labkit.engine.mounts import combine, root_propagation
 from labkit.engine.users import Identity
@@ -39,6 +42,7 @@ SHM_SIZE = 64 << 20
 OCI_VERSION = "1.0.2"
 """The oldest version that the bundle is valid in: Debian 12's crun refuses to start one that names a newer one."""
 
+_NONE: Mapping[str, str] = MappingProxyType({})
 _MEMORY_TMPFS = ("nosuid", "noexec", "nodev")
 
 
@@ -48,7 +52,8 @@ class Facts:
 
     `devices` are those of `--device` and `--privileged`, in the spec's own form. `network` is the path of a network
     namespace to join, empty for one of its own; `files` is where hosts and resolv.conf lie, if not in `directory`;
-    `mounts` are what a user mounts, `environment` the variables of links.
+    `mounts` are what a user mounts, `environment` the variables of links. `joined` are the paths of other containers'
+    namespaces, `shm` that of their shared memory; `block_io` is that object of the spec.
     """
 
     root: str
@@ -61,6 +66,9 @@ class Facts:
     files: str = ""
     mounts: tuple[Spec, ...] = ()
     environment: tuple[str, ...] = ()
+    joined: Mapping[str, str] = field(default_factory=dict)
+    shm: str = ""
+    block_io: Mapping[str, Any] = field(default_factory=dict)
 
 
 def build(record: ContainerRecord, facts: Facts, seccomp: Spec | None) -> Spec:
@@ -76,6 +84,8 @@ def build(record: ContainerRecord, facts: Facts, seccomp: Spec | None) -> Spec:
     }
     if record.Config.Domainname:
         spec["domainname"] = record.Config.Domainname
+    if host.Annotations:
+        spec["annotations"] = dict(host.Annotations)
     if seccomp:
         spec["linux"]["seccomp"] = seccomp
     return spec
@@ -126,8 +136,7 @@ def _unsigned(limit: int) -> int:
 
 
 def no_new_privileges(host: HostConfig) -> bool:
-    wanted = {"no-new-privileges", "no-new-privileges=true", "no-new-privileges:true"}
-    return bool(wanted & set(host.SecurityOpt or []))
+    return security.parse(host.SecurityOpt).no_new_privileges
 
 
 def capabilities(host: HostConfig, machine: Machine, uid: int) -> Spec:
@@ -158,6 +167,7 @@ def mounts(record: ContainerRecord, facts: Facts) -> list[Spec]:
     """Docker's default mounts, a user's, and the files that the engine writes for each container."""
     host = record.HostConfig
     access = "rw" if host.Privileged else "ro"
+    cgroups = "rw" if security.parse(host.SecurityOpt).writable_cgroups else access
     size = host.ShmSize or SHM_SIZE
     found = [
         _mount("/proc", "proc", "proc", *_MEMORY_TMPFS),
@@ -166,9 +176,9 @@ def mounts(record: ContainerRecord, facts: Facts) -> list[Spec]:
             "/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"
         ),
         _mount("/sys", "sysfs", "sysfs", *_MEMORY_TMPFS, access),
-        _mount("/sys/fs/cgroup", "cgroup", "cgroup", access, *_MEMORY_TMPFS),
+        _mount("/sys/fs/cgroup", "cgroup", "cgroup", cgroups, *_MEMORY_TMPFS),
         _mount("/dev/mqueue", "mqueue", "mqueue", *_MEMORY_TMPFS),
-        *([] if host.IpcMode == "none" else [_shm(host, size)]),
+        *([] if host.IpcMode == "none" else [_shm(host, size, facts.shm)]),
     ]
     folder = facts.files or facts.directory
     files = [
@@ -178,9 +188,9 @@ def mounts(record: ContainerRecord, facts: Facts) -> list[Spec]:
     return combine(found, files, facts.mounts, host.ReadonlyRootfs)
 
 
-def _shm(host: HostConfig, size: int) -> Spec:
-    if host.IpcMode == "host":
-        return _mount("/dev/shm", "bind", "/dev/shm", "rbind", "rprivate")
+def _shm(host: HostConfig, size: int, shared: str) -> Spec:
+    if shared or host.IpcMode == "host":
+        return _mount("/dev/shm", "bind", shared or "/dev/shm", "rbind", "rprivate")
     return _mount("/dev/shm", "tmpfs", "shm", *_MEMORY_TMPFS, "mode=1777", f"size={size}")
 
 
@@ -191,10 +201,11 @@ def _mount(target: str, kind: str, source: str, *options: str) -> Spec:
 def linux(record: ContainerRecord, facts: Facts) -> Spec:
     """The `linux` object: namespaces, cgroup and limits, devices, what is hidden."""
     host = record.HostConfig
+    joined = {**({"network": facts.network} if facts.network else {}), **facts.joined}
     found: Spec = {
         "cgroupsPath": facts.cgroups_path,
-        "namespaces": namespaces(host, facts.machine, facts.network),
-        "resources": resources(host, facts.devices),
+        "namespaces": namespaces(host, facts.machine, joined),
+        "resources": resources(host, facts.devices, facts.block_io),
         "devices": [device["node"] for device in facts.devices],
         "sysctl": sysctls(host, facts.network),
         **root_propagation(facts.mounts),
@@ -205,8 +216,8 @@ def linux(record: ContainerRecord, facts: Facts) -> Spec:
     return found
 
 
-def namespaces(host: HostConfig, machine: Machine, network: str = "") -> list[Spec]:
-    """The namespaces that are the container's own, or that it joins (`network`: a path).
+def namespaces(host: HostConfig, machine: Machine, joined: Mapping[str, str] = _NONE) -> list[Spec]:
+    """The namespaces that are the container's own, or that it joins (`joined`: their paths).
 
     Docker's default for cgroups is host on v1, private on v2.
     """
@@ -217,10 +228,10 @@ def namespaces(host: HostConfig, machine: Machine, network: str = "") -> list[Sp
         "uts": host.UTSMode != "host",
         "pid": host.PidMode != "host",
         "ipc": host.IpcMode != "host",
-        "cgroup": private_cgroup and not host.Privileged,
+        "cgroup": private_cgroup,
     }
-    joined = {"network": {"path": network}} if network else {}
-    return [{"type": name, **joined.get(name, {})} for name, own in wanted.items() if own]
+    paths = {name: {"path": path} for name, path in joined.items()}
+    return [{"type": name, **paths.get(name, {})} for name, own in wanted.items() if own]
 
 
 def sysctls(host: HostConfig, network: str = "") -> dict[str, str]:
@@ -230,8 +241,8 @@ def sysctls(host: HostConfig, network: str = "") -> dict[str, str]:
     return (free if own_network and not host.Privileged else {}) | (host.Sysctls or {})
 
 
-def resources(host: HostConfig, devices: tuple[Spec, ...]) -> Spec:
-    """`linux.resources`: device rules, memory, CPU and process limits; what wasn't asked for is left out."""
+def resources(host: HostConfig, devices: tuple[Spec, ...], block_io: Mapping[str, Any] = _NONE) -> Spec:
+    """`linux.resources`: device rules, memory, CPU, I/O and process limits; what wasn't asked for is left out."""
     memory = {
         "limit": host.Memory,
         "swap": _swap(host),
@@ -243,14 +254,16 @@ def resources(host: HostConfig, devices: tuple[Spec, ...]) -> Spec:
     if host.NanoCpus:
         period, quota = 100000, host.NanoCpus * 100000 // 10**9
     cpu = {"shares": host.CpuShares, "period": period, "quota": quota, "cpus": host.CpusetCpus, "mems": host.CpusetMems}
+    cpu |= {"realtimePeriod": host.CpuRealtimePeriod, "realtimeRuntime": host.CpuRealtimeRuntime}
     found: Spec = {"devices": device_rules(host, devices), "memory": _given(memory), "cpu": _given(cpu)}
+    found["blockIO"] = dict(block_io)
     if host.PidsLimit:
         found["pids"] = {"limit": host.PidsLimit if host.PidsLimit > 0 else -1}
     return {key: value for key, value in found.items() if value}
 
 
 def _given(values: Spec) -> Spec:
-    return {key: value for key, value in values.items() if value}
+    return {key: value for key, value in values.items() if value or (key == "swappiness" and value is not None)}
 
 
 def _swap(host: HostConfig) -> int:
@@ -270,4 +283,4 @@ def device_rules(host: HostConfig, devices: tuple[Spec, ...]) -> list[Spec]:
     for major, minor in numbers:
         rule = {"allow": True, "type": "c", "major": major, "minor": minor, "access": "rwm"}
         rules.append({key: value for key, value in rule.items() if value is not None})
-    return rules + [device["rule"] for device in devices]
+    return rules + [device["rule"] for device in devices] + [*map(security.device_rule, host.DeviceCgroupRules or ())]

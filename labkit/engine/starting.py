@@ -9,18 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import re
-import stat
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from labkit.engine import mounts, spec, users
+from labkit.engine import devices, mounts, security, spec, users
 from labkit.engine.container import Container
 from labkit.engine.endpoints import NOTHING_JOINED, Joined
-from labkit.engine.models import ContainerRecord, DeviceMapping
+from labkit.engine.models import ContainerRecord
 from labkit.engine.settings import Settings
 from labkit.errors import InvalidParameter, KernelError, LabkitError
 from labkit.kernel.seccomp import compile_oci, default_profile, to_oci
@@ -33,7 +31,6 @@ _WRONG_KIND = (
     "Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is "
     "the expected type"
 )
-_MODES = {"c": stat.S_ISCHR, "b": stat.S_ISBLK}
 
 
 def prepare(
@@ -45,20 +42,22 @@ def prepare(
 ) -> tuple[Spec, Plan]:
     """Make the bundle's directory; returns the container's spec and the plan that starts it."""
     record = container.record
-    devices = tuple(find_devices(record.HostConfig.Devices or []))
-    if record.HostConfig.Privileged:
-        devices = tuple(all_devices())
+    host = record.HostConfig
+    devices.refuse_requests(host)
     facts = spec.Facts(
         root=container.rootfs,
         directory=container.directory,
         cgroups_path=settings.cgroup(record.Id, record.HostConfig.CgroupParent),
         identity=identity(container, record.Config.User),
         machine=machine,
-        devices=devices,
+        devices=tuple(devices.chosen(host)),
         network=joined.namespace,
         files=joined.files,
         environment=tuple(joined.environment),
         mounts=tuple(mounts.user_mounts(record, settings)),
+        joined=joined.namespaces,
+        shm=joined.shm,
+        block_io=devices.block_io(host),
     )
     seccomp = filter_of(record, machine)
     found = spec.build(record, facts, seccomp.oci)
@@ -66,11 +65,13 @@ def prepare(
     layers = layers_of(container)
     binds = [mount["source"] for mount in found["mounts"] if mount["type"] == "bind"]
     files = frozenset(source for source in binds if os.path.exists(source) and not os.path.isdir(source))
-    rows, columns = record.HostConfig.ConsoleSize
+    rows, columns = host.ConsoleSize
     streams = (*(["stdin"] if record.Config.OpenStdin else []), "stdout", "stderr")
     size, network = (rows, columns), tuple(joined.operations)
     bases = mounts.bases(record, settings)
-    plan = plans.start_plan(found, machine, layers, files, seccomp.program, size, streams, prelude, network, bases)
+    plan = plans.start_plan(
+        found, machine, layers, files, seccomp.program, size, streams, prelude, network, bases, host.CgroupParent
+    )
     return found, plan
 
 
@@ -105,43 +106,6 @@ def identity(container: Container, user: str) -> users.Identity:
     return users.resolve(user, passwd, group, container.record.HostConfig.GroupAdd or ())
 
 
-def find_devices(mappings: list[DeviceMapping]) -> Iterable[Spec]:
-    """The host's devices that `--device` names, as nodes to make and rules to permit them."""
-    for mapping in mappings:
-        source, target = mapping.PathOnHost, mapping.PathInContainer or mapping.PathOnHost
-        try:
-            status = os.stat(source)
-        except OSError as error:
-            raise InvalidParameter(
-                f'error gathering device information while adding custom device "{source}": no such file or directory'
-            ) from error
-        yield _device(target, status, mapping.CgroupPermissions or "rwm")
-
-
-def _device(target: str, status: os.stat_result, access: str) -> Spec:
-    kind = next((letter for letter, matches in _MODES.items() if matches(status.st_mode)), "")
-    if not kind:
-        raise InvalidParameter(
-            f'error gathering device information while adding custom device "{target}": not a device node'
-        )
-    numbers = {"major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev)}
-    node = {"path": target, "type": kind, **numbers, "fileMode": stat.S_IMODE(status.st_mode)}
-    node |= {"uid": status.st_uid, "gid": status.st_gid}
-    return {"node": node, "rule": {"allow": True, "type": kind, **numbers, "access": access}}
-
-
-def all_devices() -> Iterable[Spec]:
-    """The host's devices, for `--privileged`; terminals and shared memory are the container's own."""
-    for folder, folders, files in os.walk("/dev"):
-        if folder == "/dev":
-            folders[:] = [name for name in folders if name not in ("pts", "shm", "mqueue", "fd", ".lxc", ".udev")]
-        for name in files:
-            path = os.path.join(folder, name)
-            status = os.lstat(path)
-            if (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)) and path != "/dev/console":
-                yield _device(path, status, "rwm")
-
-
 @dataclass(frozen=True, slots=True)
 class Filter:
     """A system-call filter: in OCI form for the bundle, and compiled to BPF. Both empty for no filter."""
@@ -153,10 +117,11 @@ class Filter:
 def filter_of(record: ContainerRecord, machine: plans.Machine) -> Filter:
     """The container's filter: Docker's default, one that `--security-opt seccomp=` gives, or none."""
     host = record.HostConfig
-    options = [option for option in host.SecurityOpt or [] if option.startswith(("seccomp=", "seccomp:"))]
-    chosen = options[-1][8:] if options else ""
+    chosen = security.parse(host.SecurityOpt).seccomp
     if host.Privileged or chosen == "unconfined":
         return Filter()
+    if chosen == "builtin":
+        chosen = ""
     names = plans.known_capabilities(spec.wanted_capabilities(host), machine)
     try:
         return _filter(chosen, names)
@@ -180,6 +145,8 @@ def explain_failure(container: Container, error: LabkitError) -> tuple[LabkitErr
     prefix = "failed to create task for container: failed to create shim task: OCI runtime create failed: "
     if cause.operation == "AttachTree" and cause.errno == errno.ENOTDIR:
         return InvalidParameter(f"{prefix}{cause.call}: not a directory: unknown: {_WRONG_KIND}"), 127
+    if cause.operation == "EnterDirectory" and cause.errno in (errno.ENOTDIR, errno.EEXIST):
+        return InvalidParameter(f"Cannot mkdir: {container.record.Config.WorkingDir} is not a directory"), 128
     if cause.operation != "Execute":
         return LabkitError(f"{prefix}{cause}"), 128
     reason, code = exec_failure(cause, container.record.Path)

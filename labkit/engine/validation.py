@@ -6,28 +6,19 @@ is done, refused, or named in a warning.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 from typing import Any
 
+from labkit.engine import resources, security
 from labkit.engine.models import Config, HostConfig
-from labkit.engine.spec import wanted_capabilities
 from labkit.errors import InvalidParameter, NotImplementedByLabkit
-from labkit.kernel.capabilities import NUMBERS
-from labkit.kernel.process import RLIMITS
+from labkit.kernel import limits
 from labkit.network.models import NetworkingConfig
 
 NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-LEAST_MEMORY = 6 << 20
-MOST_CPUS = 8192  # as in moby: what is larger is a mistake, and must not be counted up to
 _LINKS = "can't be used with links. This would result in undefined behavior"
 _PUBLISHING = "port publishing and the container type network mode"
-_SYSCTLS = ("net.", "fs.mqueue.")
-_IPC_SYSCTLS = {
-    "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
-    "kernel.shmmni", "kernel.shm_rmid_forced",
-}  # fmt: skip
 
 
 def check_name(name: str) -> None:
@@ -59,10 +50,28 @@ def _is_number(text: str) -> bool:
 def check(config: Config, host: HostConfig) -> list[str]:
     """Refuse what can't be done; returns the warnings that `docker create` prints."""
     _check_config(config)
-    _check_resources(host)
-    _check_security(host)
+    warnings = resources.check(host, limits.read())
+    warnings += security.check(host)
+    check_size(host.ConsoleSize)
     _check_unsupported(host)
-    return _check_modes(config, host)
+    warnings += _check_modes(config, host)
+    _settle(host)
+    return warnings
+
+
+def _settle(host: HostConfig) -> None:
+    """What dockerd writes into a configuration that it has found good (moby `adaptContainerSettings`)."""
+    if host.Memory and not host.MemorySwap:
+        host.MemorySwap = host.Memory * 2
+    if host.OomKillDisable is None and "oom-kill-disable" in limits.read():
+        host.OomKillDisable = False
+    if host.PidsLimit is not None and host.PidsLimit <= 0:
+        host.PidsLimit = None
+    unshared = limits.read().version == 1  # a cgroup namespace of its own is the default on v2 only
+    host.CgroupnsMode = host.CgroupnsMode or ("host" if unshared else "private")
+    unlabelled = not security.parse(host.SecurityOpt).labels
+    if unlabelled and (host.Privileged or "host" in (host.IpcMode, host.PidMode)):
+        host.SecurityOpt = [*(host.SecurityOpt or ()), "label=disable"]
 
 
 def _check_config(config: Config) -> None:
@@ -85,97 +94,8 @@ def check_size(size: list[int] | None, field: str = "ConsoleSize") -> None:
         raise InvalidParameter(f"invalid {field} {size}: it needs rows and columns, from 0 to 65535")
 
 
-def _check_resources(host: HostConfig) -> None:
-    if 0 < host.Memory < LEAST_MEMORY:
-        raise InvalidParameter("Minimum memory limit allowed is 6MB")
-    if host.Memory < 0:
-        raise InvalidParameter(f"invalid memory limit {host.Memory}: it can not be negative")
-    if host.Memory > 0 and 0 < host.MemorySwap < host.Memory:
-        raise InvalidParameter("Minimum memoryswap limit should be larger than memory limit, see usage")
-    if not host.Memory and host.MemorySwap > 0:
-        raise InvalidParameter("You should always set the Memory limit when using Memoryswap limit, see usage")
-    if host.MemoryReservation and host.Memory and host.MemoryReservation > host.Memory:
-        raise InvalidParameter("Minimum memory limit can not be less than memory reservation limit, see usage")
-    if host.ShmSize < 0:
-        raise InvalidParameter("SHM size can not be less than 0")
-    _check_cpu(host)
-    check_size(host.ConsoleSize)
-    if ".." in host.CgroupParent.split("/"):
-        raise InvalidParameter(f"invalid cgroup parent {host.CgroupParent!r}: it can't lead out of the cgroup tree")
-    if not -1000 <= host.OomScoreAdj <= 1000:
-        raise InvalidParameter(f"Invalid value {host.OomScoreAdj}, range for oom score adj is [-1000, 1000]")
-    for limit in host.Ulimits or []:
-        if f"RLIMIT_{limit.Name.upper()}" not in RLIMITS:
-            raise InvalidParameter(f"invalid ulimit type: {limit.Name}")
-        if not all(-1 <= number < 1 << 63 for number in (limit.Soft, limit.Hard)):
-            raise InvalidParameter(f"invalid ulimit {limit.Name}={limit.Soft}:{limit.Hard}: -1 means unlimited")
-        if limit.Soft > limit.Hard >= 0:
-            raise InvalidParameter(
-                f"ulimit soft limit must be less than or equal to hard limit: {limit.Soft} > {limit.Hard}"
-            )
-
-
-def _check_cpu(host: HostConfig) -> None:
-    count = os.cpu_count() or 1
-    if host.NanoCpus and (host.CpuPeriod or host.CpuQuota):
-        raise InvalidParameter("Conflicting options: Nano CPUs and CPU Period cannot both be set")
-    if host.NanoCpus < 0 or host.NanoCpus > count * 10**9:
-        raise InvalidParameter(f"range of CPUs is from 0.01 to {count:.2f}, as there are only {count} CPUs available")
-    if host.CpuPeriod and not 1000 <= host.CpuPeriod <= 1000000:
-        raise InvalidParameter("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
-    if 0 < host.CpuQuota < 1000:
-        raise InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-    for cpu in parse_cpu_list(host.CpusetCpus):
-        if cpu >= count:
-            raise InvalidParameter(
-                f"Requested CPUs are not available - requested {host.CpusetCpus}, available: 0-{count - 1}"
-            )
-
-
-def parse_cpu_list(text: str) -> list[int]:
-    """A list such as `0-2,4` (cpuset(7), List format). Raises InvalidParameter."""
-    found: list[int] = []
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        if not (_is_number(first) and _is_number(last or first) and int(last or first) < MOST_CPUS):
-            raise InvalidParameter(f"Invalid value {text} for cpuset cpus")
-        found += range(int(first), int(last or first) + 1)
-    return found
-
-
-def _check_security(host: HostConfig) -> None:
-    for field in ("CapAdd", "CapDrop"):
-        for name in getattr(host, field) or []:
-            upper = name.upper()
-            full = upper if upper.startswith("CAP_") else f"CAP_{upper}"
-            if full != "CAP_ALL" and full not in NUMBERS:
-                raise InvalidParameter(f'invalid {field}: unknown capability: "{full}"')
-    wanted_capabilities(host)
-    for option in host.SecurityOpt or []:
-        name = re.split("[=:]", option, maxsplit=1)[0]
-        if name not in ("no-new-privileges", "seccomp", "label", "apparmor"):
-            raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
-    for key in host.Sysctls or {}:
-        allowed = key.startswith(_SYSCTLS) or key in _IPC_SYSCTLS
-        if not allowed:
-            raise InvalidParameter(f"sysctl {key!r} is not in a separate kernel namespace")
-        if key.startswith("net.") and host.NetworkMode == "host":
-            raise InvalidParameter(f"sysctl {key!r} not allowed in host network namespace")
-
-
 _LATER = {
     "Init": "--init",
-    "DeviceRequests": "device requests (--gpus)",
-    "DeviceCgroupRules": "--device-cgroup-rule",
-    "BlkioWeight": "block I/O limits",
-    "BlkioWeightDevice": "block I/O limits",
-    "BlkioDeviceReadBps": "block I/O limits",
-    "BlkioDeviceWriteBps": "block I/O limits",
-    "BlkioDeviceReadIOps": "block I/O limits",
-    "BlkioDeviceWriteIOps": "block I/O limits",
-    "CpuRealtimePeriod": "real-time CPU limits",
-    "CpuRealtimeRuntime": "real-time CPU limits",
-    "StorageOpt": "storage options",
 }
 """Fields of HostConfig that ask for something that labkit can't do yet, and what that is."""
 
@@ -188,6 +108,13 @@ def _check_unsupported(host: HostConfig) -> None:
         raise NotImplementedByLabkit(f"labkit has no restart policies yet ({host.RestartPolicy.Name}): leave it out")
     if host.Runtime not in ("", "labkit"):
         raise InvalidParameter(f"unknown or invalid runtime name: {host.Runtime}")
+    if host.Isolation.lower() not in ("", "default"):
+        raise InvalidParameter(f"invalid isolation '{host.Isolation}' on linux")
+    for key in host.StorageOpt or ():
+        if key.lower() != "size":
+            raise InvalidParameter(f"unknown option {key}")
+    if host.StorageOpt:
+        raise InvalidParameter("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
     if host.UsernsMode not in ("", "host"):
         raise InvalidParameter(f"invalid user namespace mode: {host.UsernsMode}")
 
@@ -195,15 +122,14 @@ def _check_unsupported(host: HostConfig) -> None:
 def _check_modes(config: Config, host: HostConfig) -> list[str]:
     warnings = []
     modes: tuple[tuple[str, str, set[str]], ...] = (
-        ("PID", host.PidMode, {"", "host"}),
-        ("IPC", host.IpcMode, {"", "host", "private", "shareable", "none"}),
+        ("PID", host.PidMode, {"", "host", "container:"}),
+        ("IPC", host.IpcMode, {"", "host", "private", "shareable", "none", "container:"}),
         ("UTS", host.UTSMode, {"", "host"}),
         ("cgroup namespace", host.CgroupnsMode, {"", "host", "private"}),
     )
     for what, mode, known in modes:
-        if mode.startswith("container:"):
-            raise NotImplementedByLabkit(f"labkit can't share the {what} namespace of a container yet ({mode})")
-        if mode not in known:
+        shared = "container:" if mode.removeprefix("container:") not in ("", mode) else ""
+        if (shared or mode) not in known or mode == "container:":
             raise InvalidParameter(f"invalid {what} mode: {mode}")
     warnings += _check_network(host)
     if config.Healthcheck and (config.Healthcheck.Test or ["NONE"])[0] != "NONE":

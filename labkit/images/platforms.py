@@ -5,6 +5,8 @@ Engine API v1.48: an OCI platform (image-spec `image-index.md`) as JSON; older o
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 
 from labkit.errors import InvalidParameter, NotFound
@@ -83,6 +85,18 @@ def check_platform(image: Image, name: str, wanted: Platform | None) -> None:
             f"image with reference {name} was found but its platform ({formatted(platform_of(image.config))}) "
             f"does not match the specified platform ({formatted(wanted)})"
         )
+
+
+def mismatch(image: Image) -> str:
+    """A warning, in dockerd's words, if an image isn't for this machine; empty if it is."""
+    host = Platform({"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine), "linux")
+    found = platform_of(image.config)
+    if not found.architecture or (found.os, found.architecture) == (host.os, host.architecture):
+        return ""
+    return (
+        f"The requested image's platform ({formatted(found)}) does not match the detected host platform "
+        f"({formatted(host)}) and no specific platform was requested"
+    )
 
 
 def summarize(image: Image, containers: list[str]) -> list[ManifestSummary]:

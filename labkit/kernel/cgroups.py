@@ -242,8 +242,8 @@ class EnsureCgroup(Operation):
 
     def _pass_down(self, directory: str) -> None:
         if self.controllers:
-            there, passed = (read_value(f"{directory}/cgroup.{name}").split() for name in ("controllers", "subtree_control"))
-            for name in there:
+            passed = read_value(f"{directory}/cgroup.subtree_control").split()
+            for name in read_value(f"{directory}/cgroup.controllers").split():
                 if name in V2_CONTROLLERS and name not in passed:
                     syscalls.write_file(f"{directory}/cgroup.subtree_control", f"+{name}")
 

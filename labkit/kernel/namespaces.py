@@ -99,26 +99,58 @@ class CloneIntoPidNamespace(Operation):
     man: ClassVar[str] = "setns(2)"
 
     def run(self, context: Context) -> Result:
+        fork = CloneInit(0, self.cgroup)
         if not self.join_pid:
-            return CloneInit(0, self.cgroup).run(context)
-        own = syscalls.open_path("/proc/self/ns/pid", os.O_RDONLY)
-        try:
-            syscalls.setns(context.descriptors["target"], c.CLONE_NEWPID, f"pidfd of {self.pid}")
-            try:
-                result = CloneInit(0, self.cgroup).run(context)
-            finally:
-                if not context.in_child:
-                    syscalls.setns(own, c.CLONE_NEWPID, "/proc/self/ns/pid")
-        finally:
-            if not context.in_child:
-                syscalls.close(own)
-        return result
+            return fork.run(context)
+        return _fork_into(context.descriptors["target"], f"pidfd of {self.pid}", fork, context)
 
     def describe(self) -> str:
         return f"fork a process into the pid namespace of process {self.pid}"
 
     def shell(self) -> str:
         return f"nsenter --target {self.pid} --pid \\"
+
+
+@dataclass(frozen=True, slots=True)
+class CloneInitInto(Operation):
+    """Fork a container's init into the pid namespace that a path names, and new ones besides (`--pid container:ID`).
+
+    It is no process 1 there: it may outlive nobody, and the namespace's own init adopts its orphans.
+    """
+
+    path: str
+    flags: int
+    cgroup: str = ""
+    man: ClassVar[str] = "setns(2)"
+
+    def run(self, context: Context) -> Result:
+        namespace = syscalls.open_path(self.path, os.O_RDONLY)
+        try:
+            return _fork_into(namespace, self.path, CloneInit(self.flags, self.cgroup), context)
+        finally:
+            syscalls.close(namespace)
+
+    def describe(self) -> str:
+        names = namespace_names(self.flags) or "none"
+        return f"fork the container's init into the pid namespace {self.path} and new namespaces: {names}"
+
+    def shell(self) -> str:
+        return f"nsenter --pid={self.path} unshare {_options(_UNSHARE_OPTIONS, self.flags)} \\"
+
+
+def _fork_into(namespace: int, shown: str, fork: CloneInit, context: Context) -> Result:
+    """setns(2) into a pid namespace holds for the caller's children only: enter, fork, go back."""
+    own = syscalls.open_path("/proc/self/ns/pid", os.O_RDONLY)
+    try:
+        syscalls.setns(namespace, c.CLONE_NEWPID, shown)
+        try:
+            return fork.run(context)
+        finally:
+            if not context.in_child:
+                syscalls.setns(own, c.CLONE_NEWPID, "/proc/self/ns/pid")
+    finally:
+        if not context.in_child:
+            syscalls.close(own)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ config-linux.md say what each field means, runtime.md the order.
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from labkit.kernel import cgroups
 from labkit.kernel import constants as c
 from labkit.kernel.capabilities import NUMBERS, DropBounding, KeepCapabilities, SetCapabilities, names
 from labkit.kernel.devices import DEFAULT, LINKS, MakeDevice, MakeLink
+from labkit.kernel.foreign_mounts import OpenForeignTree
 from labkit.kernel.links import BringUpLoopback
 from labkit.kernel.mounts import (
     OPPOSITES,
@@ -33,6 +35,7 @@ from labkit.kernel.mounts import (
 )
 from labkit.kernel.namespaces import (
     CloneInit,
+    CloneInitInto,
     CloneIntoPidNamespace,
     JoinNamespaceFile,
     JoinNamespaces,
@@ -59,6 +62,9 @@ from labkit.plan import Operation, Plan, Step
 
 Spec = dict[str, Any]
 _NONE: Mapping[str, str] = MappingProxyType({})
+
+_FOREIGN = re.compile(r"/proc/([0-9]+)/root(/.+)")
+"""A source of a bind mount in another process's mount namespace (`--ipc container:ID`)."""
 
 OVERLAY_OPTIONS = "redirect_dir=off,metacopy=off"
 """Some kernels do without: layers would then hold renames and changes that only overlayfs itself can read back."""
@@ -93,6 +99,7 @@ def start_plan(
     prelude: tuple[Operation, ...] = (),
     network: tuple[Operation, ...] = (),
     bases: Mapping[str, str] = _NONE,
+    cgroup_parent: str = "",
 ) -> Plan:
     """The plan that starts a container.
 
@@ -101,11 +108,16 @@ def start_plan(
     `layers` are mounted over each other at `root.path`; None takes what is there. `files` are the bind sources
     that aren't directories, `seccomp` is the compiled filter (empty: none), `size` the terminal's rows and columns,
     `streams` the standard streams that are given as descriptors. `bases` are the directories that the bind sources of
-    these names may not lead out of. The daemon takes hold of trees whose mounts shall pass back to the host.
+    these names may not lead out of; `cgroup_parent` is a cgroup that may have to be made for it. The daemon takes hold
+    of trees whose mounts shall pass back to the host.
     """
     linux = spec.get("linux", {})
     namespaces = {entry["type"]: entry.get("path", "") for entry in linux.get("namespaces", ())}
-    host = [*create_cgroups(linux, machine.cgroups), clone_init(namespaces, linux, machine.cgroups)]
+    host = [
+        *ensure_cgroup(cgroup_parent, machine.cgroups),
+        *create_cgroups(linux, machine.cgroups),
+        clone_init(namespaces, linux, machine.cgroups),
+    ]
     init: list[Operation] = [
         *settle_in(spec, namespaces, machine),
         *join_cgroups(linux, machine.cgroups),
@@ -147,7 +159,7 @@ def exec_plan(
         *join_cgroups(linux, machine.cgroups),
         JoinNamespaces(init, flags),
         stdio(process, size, False, streams),
-        *become(process, seccomp),
+        *become(process, seccomp, make_directory=False),
     ]
     return _plan("exec", host, inside)
 
@@ -167,6 +179,14 @@ def settle_in(spec: Spec, namespaces: dict[str, str], machine: Machine) -> list[
         *([BringUpLoopback()] if namespaces.get("network") == "" else []),
         *drop_bounding(spec["process"].get("capabilities"), machine),
     ]
+
+
+def ensure_cgroup(path: str, layout: cgroups.Layout) -> list[Operation]:
+    """Make the cgroup that a container shall be put below, in each tree."""
+    if not path:
+        return []
+    roots = dict.fromkeys(root for _, root in layout.v1) if layout.version == 1 else (layout.unified,)
+    return [cgroups.EnsureCgroup(root, path, layout.version == 2) for root in roots]
 
 
 def create_cgroups(linux: Spec, layout: cgroups.Layout) -> list[Operation]:
@@ -211,7 +231,10 @@ def _device_line(rule: Spec) -> str:
 def clone_init(namespaces: dict[str, str], linux: Spec, layout: cgroups.Layout) -> Operation:
     """The fork. The cgroup namespace comes later: it takes the cgroup of that moment as its root."""
     flags = sum(c.NAMESPACES[name] for name, path in namespaces.items() if not path and name != "cgroup")
-    return CloneInit(flags, layout.directory("", linux.get("cgroupsPath", "")) if layout.version == 2 else "")
+    cgroup = layout.directory("", linux.get("cgroupsPath", "")) if layout.version == 2 else ""
+    if shared := namespaces.get("pid"):
+        return CloneInitInto(shared, flags, cgroup)
+    return CloneInit(flags, cgroup)
 
 
 def join_cgroups(linux: Spec, layout: cgroups.Layout) -> list[Operation]:
@@ -222,8 +245,9 @@ def join_cgroups(linux: Spec, layout: cgroups.Layout) -> list[Operation]:
 
 
 def join_namespaces(namespaces: dict[str, str]) -> list[Operation]:
-    """Join the namespaces that the spec names by path, and make the cgroup namespace."""
-    joined: list[Operation] = [JoinNamespaceFile(path, c.NAMESPACES[name]) for name, path in namespaces.items() if path]
+    """Join the namespaces that the spec names by path, but for pid (`clone_init`), and make the cgroup namespace."""
+    named = {name: path for name, path in namespaces.items() if path and name != "pid"}
+    joined: list[Operation] = [JoinNamespaceFile(path, c.NAMESPACES[name]) for name, path in named.items()]
     fresh = "cgroup" in namespaces and not namespaces["cgroup"]
     return joined + ([Unshare(c.CLONE_NEWCGROUP)] if fresh else [])
 
@@ -281,6 +305,8 @@ def mount(
         kept = flags & ~(c.MS_BIND | c.MS_REC)
         everywhere = c.MS_RDONLY if "rro" in entry.get("options", ()) else 0
         attach = AttachTree(source, target, source not in files, kept, propagation, everywhere)
+        if elsewhere := _FOREIGN.fullmatch(source):
+            return [OpenForeignTree(int(elsewhere[1]), elsewhere[2], target)], [attach]
         return [] if propagation & c.MS_SHARED else [_open_tree(source, target, flags, bases)], [attach]
     mounted: list[Operation] = [Mount(source or fstype, target, fstype, flags, data, make=True)]
     return [], mounted + ([SetPropagation(target, propagation)] if propagation else [])
@@ -363,7 +389,7 @@ def name_host(spec: Spec, namespaces: dict[str, str]) -> list[Operation]:
     return operations
 
 
-def become(process: Spec, seccomp: bytes) -> list[Operation]:
+def become(process: Spec, seccomp: bytes, make_directory: bool = True) -> list[Operation]:
     """From root in a container to the program: limits, directory, user, capabilities, filter, execve.
 
     Without no_new_privs the filter must be installed while CAP_SYS_ADMIN is still there; with it, it comes
@@ -380,7 +406,7 @@ def become(process: Spec, seccomp: bytes) -> list[Operation]:
         *([SetOomScore(score)] if score is not None else []),
         *limits,
         *([NoNewPrivileges()] if quiet else install),
-        EnterDirectory(process.get("cwd") or "/"),
+        EnterDirectory(process.get("cwd") or "/", make_directory),
         SealDescriptors(),
         *change_user(user, process.get("capabilities")),
         *(install if quiet else []),

@@ -11,6 +11,7 @@ import pytest
 from labkit.errors import KernelError
 from labkit.kernel.cgroups import (
     CreateCgroup,
+    EnsureCgroup,
     JoinCgroup,
     Layout,
     WriteCgroup,
@@ -159,3 +160,51 @@ def test_a_process_joins_and_is_counted(cgroup: str) -> None:
     assert os.waitpid(child, 0)[1] == 0
     for fd in (*ready, *go):
         os.close(fd)
+
+
+BLOCK_IO = {
+    "weight": 500,
+    "weightDevice": [{"major": 8, "minor": 0, "weight": 10}],
+    "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1000}, {"major": 8, "minor": 16, "rate": 2000}],
+    "throttleWriteIOPSDevice": [{"major": 8, "minor": 0, "rate": 7}],
+}
+
+
+def test_block_io() -> None:
+    assert limit_files(V1, {"blockIO": BLOCK_IO}) == (
+        ("blkio", "blkio.weight", "500"),
+        ("blkio", "blkio.weight_device", "8:0 10"),
+        ("blkio", "blkio.throttle.read_bps_device", "8:0 1000"),
+        ("blkio", "blkio.throttle.read_bps_device", "8:16 2000"),
+        ("blkio", "blkio.throttle.write_iops_device", "8:0 7"),
+    )
+    assert limit_files(V2, {"blockIO": BLOCK_IO}) == (
+        ("io", "io.weight", "default 4950"),
+        ("io", "io.weight", "8:0 1"),
+        ("io", "io.max", "8:0 rbps=1000"),
+        ("io", "io.max", "8:16 rbps=2000"),
+        ("io", "io.max", "8:0 wiops=7"),
+    )
+
+
+def test_swappiness_of_nothing_is_a_wish_too() -> None:
+    assert limit_files(V1, {"memory": {"swappiness": 0}}) == (("memory", "memory.swappiness", "0"),)
+
+
+@pytest.mark.root
+def test_a_cgroup_for_others_to_be_below() -> None:
+    """It inherits what its children need, and goes with those above it that were made for it."""
+    layout = read_layout()
+    top = f"lk-test-{os.urandom(4).hex()}"
+    root = dict(layout.v1)["cpuset"] if layout.version == 1 else layout.unified
+    operation = EnsureCgroup(root, f"{top}/sub", layout.version == 2)
+    made = operation.run(Context())
+    assert made == f"{root}/{top}\n{root}/{top}/sub"
+    assert read_value(f"{root}/{top}/sub/cpuset.cpus") == read_value(f"{root}/cpuset.cpus")
+    assert EnsureCgroup(root, f"{top}/sub", layout.version == 2).run(Context()) == ""
+    CreateCgroup(f"{root}/{top}/sub/leaf").run(Context())
+    operation.undo(made, Context())
+    assert os.path.isdir(f"{root}/{top}/sub")
+    remove_cgroup(f"{root}/{top}/sub/leaf")
+    operation.undo(made, Context())
+    assert not os.path.exists(f"{root}/{top}")
