@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -11,7 +14,7 @@ from labkit.kernel.links import read_links
 from labkit.kernel.netlink import Netlink
 from labkit.lab import Engine
 from labkit.network.planning import table_name
-from tests.support.daemon import processes
+from tests.support.daemon import PATIENCE, processes
 
 pytestmark = pytest.mark.root
 
@@ -47,3 +50,21 @@ def test_one_that_was_killed_leaves_nothing_either() -> None:
     with Netlink() as netlink:
         mark = table_name(f"{engine.root}/data")
         assert not [link for link in read_links(netlink) if link.alias.startswith(mark)]
+
+
+FORGOTTEN = """
+from labkit.lab import Engine
+engine = Engine()
+print(engine.root, flush=True)
+"""
+
+
+def test_it_goes_with_the_notebook() -> None:
+    """A kernel that ends without a word: its engine is ended all the same."""
+    gone = subprocess.run([sys.executable, "-c", FORGOTTEN], capture_output=True, text=True, check=True)
+    root = gone.stdout.strip()
+    deadline = time.monotonic() + PATIENCE
+    while (os.path.exists(root) or processes(root)) and time.monotonic() < deadline:
+        time.sleep(0.05)  # no process of ours is the parent of what goes
+    assert not os.path.exists(root)
+    assert processes(root) == []
