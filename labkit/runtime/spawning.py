@@ -7,7 +7,8 @@ import marshal
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,6 +100,7 @@ class SpawnerClient:
     started: Callable[[Started], None]
     lost: Callable[[], None]
     waiting: dict[int, asyncio.Future[Started]] = field(default_factory=dict)
+    unsent: deque[tuple[channel.Message, list[int]]] = field(default_factory=deque)
     last: int = 0
     pid: int = field(init=False)
 
@@ -123,7 +125,7 @@ class SpawnerClient:
         message = {"do": "start", "request": request, "key": key, "plan": plan.encode()}
         names = {"child": list(child), "keep": list(keep)}
         try:
-            channel.send(self.sock, message | names, [*child.values(), *keep.values()])
+            self._send(message | names, [*child.values(), *keep.values()])
             meanwhile()
             return await future
         except (BrokenPipeError, ConnectionResetError) as error:
@@ -133,15 +135,47 @@ class SpawnerClient:
 
     def drop(self, key: str, *names: str) -> None:
         """Let the spawner close descriptors that it keeps."""
-        channel.send(self.sock, {"do": "drop", "key": key, "names": list(names)})
+        self._send({"do": "drop", "key": key, "names": list(names)})
 
     def forget(self, key: str) -> None:
         """What became of this process is written down."""
-        channel.send(self.sock, {"do": "forget", "key": key})
+        self._send({"do": "forget", "key": key})
 
     def end(self) -> None:
         """End the spawner, when nothing runs any more."""
-        channel.send(self.sock, {"do": "end"})
+        self._send({"do": "end"})
+
+    def _send(self, message: channel.Message, fds: Sequence[int] = ()) -> None:
+        """Send a message, or keep it until the spawner has taken others: a burst of starts fills its socket."""
+        if not self.unsent:
+            try:
+                channel.send(self.sock, message, list(fds))
+                return
+            except BlockingIOError:
+                asyncio.get_running_loop().add_writer(self.sock, self._send_on)
+        self.unsent.append((message, [os.dup(fd) for fd in fds]))
+
+    def _send_on(self) -> None:
+        while self.unsent:
+            message, fds = self.unsent[0]
+            try:
+                channel.send(self.sock, message, fds)
+            except BlockingIOError:
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                break  # `_hear` is told of it too, and tells those who wait
+            self._forget_unsent()
+        self._give_up()
+
+    def _forget_unsent(self) -> None:
+        for fd in self.unsent.popleft()[1]:
+            os.close(fd)
+
+    def _give_up(self) -> None:
+        """Send nothing more of what was kept; there may be nothing."""
+        asyncio.get_running_loop().remove_writer(self.sock)
+        while self.unsent:
+            self._forget_unsent()
 
     def listen(self) -> None:
         """Take what the spawner says from the event loop on."""
@@ -149,6 +183,7 @@ class SpawnerClient:
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self.sock)
+        self._give_up()
         self.sock.close()
 
     def _hear(self) -> None:
