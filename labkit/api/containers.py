@@ -179,6 +179,16 @@ class Containers:
         container = self._find(request)
         return json_response(await processes.top(self.engine, container, request.text("ps_args")))
 
+    async def stats(self, request: Request) -> Answer:
+        """`ContainerStats`. Streams unless told not to; then one sample, at once if `one-shot` says so."""
+        stream, one_shot = request.flag("stream", True), request.flag("one-shot")
+        if stream and one_shot:
+            raise InvalidParameter("cannot have stream=true and one-shot=true")
+        container, sampler = self._find(request), self.engine.sampler
+        if stream:
+            return Stream(sampler.follow(container), "application/json")
+        return Response(200, await sampler.once(container, primed=not one_shot), "application/json")
+
     async def logs(self, request: Request) -> Answer:
         container = self._find(request)
         if not (request.flag("stdout") or request.flag("stderr")):
@@ -284,6 +294,7 @@ def routes(engine: Engine) -> list[Route]:
         ("POST", "/containers/{id}/wait", one.wait),
         ("POST", "/containers/{id}/resize", one.resize),
         ("GET", "/containers/{id}/top", one.top),
+        ("GET", "/containers/{id}/stats", one.stats),
         ("GET", "/containers/{id}/logs", one.logs),
         ("POST", "/containers/{id}/attach", one.attach),
         ("DELETE", "/containers/{id}", one.remove),

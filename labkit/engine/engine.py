@@ -20,6 +20,7 @@ from labkit.engine.execs import Exec
 from labkit.engine.models import ContainerRecord, Ending
 from labkit.engine.networks import Networks
 from labkit.engine.settings import Settings
+from labkit.engine.stats import Sampler
 from labkit.engine.traces import Traces
 from labkit.engine.volumes import Volumes
 from labkit.errors import Conflict, InvalidParameter, NotFound
@@ -54,6 +55,7 @@ class Engine:
         self.directory = Directory()
         self.nameserver = NameServer(self.directory)
         self.volumes = Volumes(self)
+        self.sampler = Sampler(self)
         self.creating: set[Container] = set()
         self.ending = False
         self.endings: OrderedDict[str, tuple[str, Ending]] = OrderedDict()
