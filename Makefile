@@ -6,10 +6,10 @@ export PATH := $(PATH):/usr/sbin:/sbin
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E) env PATH="$(CURDIR)/$(BIN):$$PATH"
 PEERS ?= ../shared/bench/peers.py
 
-.PHONY: help lab setup test check format bench pin clean programs-lab programs-dev
+.PHONY: help lab setup test test-long check format bench pin clean programs-lab programs-dev
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 lab: .venv/lab ## Set up and open the course in JupyterLab (PORT=8888, LABKIT_NO_BROWSER=1)
 	@scripts/open-course
@@ -18,6 +18,9 @@ setup: .venv/dev ## Install what development and tests need: programs by apt, Py
 
 test: check ## Set up, check, and run all tests and notebooks, as root (PYTEST="-k name" chooses)
 	$(AS_ROOT) pytest $(PYTEST)
+
+test-long: check ## All of that, and what takes minutes: every crash, ten minutes of load
+	$(AS_ROOT) pytest -m "long or not long" $(PYTEST)
 
 check: setup ## Check formatting, lint, types, and the direction of imports
 	$(BIN)/ruff format --check
