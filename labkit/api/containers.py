@@ -126,7 +126,10 @@ class Containers:
         number = validation.parse_signal(request.text("signal") or "SIGKILL")
         container = self._find(request)
         run = container.run
-        await stopping.kill(self.engine, container, number, request.context)
+        try:
+            await stopping.kill(self.engine, container, number, request.context)
+        except Conflict as error:
+            raise Conflict(f"cannot kill container: {request.params['id']}: {error}") from error
         if number == 9:
             await run.exited.wait()
         return NO_CONTENT

@@ -144,7 +144,7 @@ def info(engine: Engine, identity: str) -> dict[str, Any]:
                   "RemoteManagers": None},
         "LiveRestoreEnabled": engine.settings.live_restore,
         "Isolation": "",
-        "InitBinary": "",
+        "InitBinary": "docker-init",
         "ContainerdCommit": {"ID": "", "Expected": ""},
         "RuncCommit": {"ID": "", "Expected": ""},
         "InitCommit": {"ID": "", "Expected": ""},

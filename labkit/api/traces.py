@@ -54,6 +54,10 @@ def routes(engine: Engine) -> list[Route]:
         """One trace, whole: by its ID, or `last`."""
         return _json(to_json(_find(engine, request.params["id"])))
 
+    async def ending(request: Request) -> Answer:
+        """Why a container ended the last time; null if it hasn't. One that was removed is known for a while."""
+        return _json(engine.find_ending(request.params["id"]))
+
     async def topology(request: Request) -> Answer:
         """The network as it is now (`labkit.engine.topology`)."""
         return _json(read_topology(engine))
@@ -61,6 +65,7 @@ def routes(engine: Engine) -> list[Route]:
     return [
         Route("GET", "/labkit/traces", listed),
         Route("GET", "/labkit/traces/{id}", one),
+        Route("GET", "/labkit/endings/{id}", ending),
         Route("GET", "/labkit/topology", topology),
     ]
 

@@ -26,11 +26,11 @@ from labkit.engine import (
     validation,
 )
 from labkit.engine.backoff import Backoff
-from labkit.engine.clock import rfc3339
+from labkit.engine.clock import now, rfc3339
 from labkit.engine.container import Container
 from labkit.engine.execution import carry_out
 from labkit.engine.logging import options as log_options
-from labkit.engine.models import CreateBody, State
+from labkit.engine.models import CreateBody, Ending, State
 from labkit.engine.names import random_name
 from labkit.engine.spans import failed_span, started_span
 from labkit.errors import Conflict, InvalidParameter, LabkitError, NotModified, Unavailable
@@ -186,6 +186,7 @@ def _note_failure(container: Container, message: str, code: int) -> None:
     """A start that failed leaves the container as it was, with the reason in its state."""
     state = container.record.State
     state.ExitCode, state.Error = code, message
+    container.record.Ending = Ending(By="start", ExitCode=code, At=now(), Error=message)
     container.record.Starting = False
     container.save()
     container.remove_bundle()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from labkit.engine import health
 from labkit.engine.container import Container
 from labkit.engine.execution import carry_out
-from labkit.errors import Conflict
+from labkit.errors import Conflict, LabkitError
 from labkit.kernel import cgroups
 from labkit.plan import Plan, Step
 from labkit.trace import TraceContext, new_trace
@@ -31,7 +31,7 @@ async def pause(engine: Engine, container: Container, context: TraceContext | No
 
 
 async def unpause(engine: Engine, container: Container, context: TraceContext | None = None) -> None:
-    """Let the processes of a paused container go on. Raises Conflict if it isn't paused."""
+    """Let the processes of a paused container go on. Raises LabkitError if it isn't paused: dockerd's 500."""
     async with container.lock:
         thaw(engine, container, context)
 
@@ -39,7 +39,7 @@ async def unpause(engine: Engine, container: Container, context: TraceContext | 
 def thaw(engine: Engine, container: Container, context: TraceContext | None) -> None:
     """`unpause` for who holds the container's lock."""
     if not container.record.State.Paused:
-        raise Conflict(f"container {container.id} is not paused")
+        raise LabkitError(f"container {container.id} is not paused")
     _freeze(engine, container, False, context)
     engine.events.publish("container", "unpause", container.id, container.attributes())
     health.resume(engine, container)

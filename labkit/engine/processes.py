@@ -6,6 +6,7 @@ import asyncio
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from labkit.engine import pausing
 from labkit.engine.container import Container
 from labkit.errors import Conflict, InvalidParameter, LabkitError
 from labkit.kernel import cgroups
@@ -22,6 +23,7 @@ def pids(engine: Engine, container: Container) -> list[int]:
 
 async def top(engine: Engine, container: Container, arguments: str) -> dict[str, Any]:
     """`GET /containers/{id}/top`: titles and processes. Raises Conflict, and InvalidParameter for bad options."""
+    pausing.check_not_restarting(container)
     if not container.run.running:
         raise Conflict(f"container {container.id} is not running")
     output = await _ps(shlex.split(arguments) or ["-ef"])

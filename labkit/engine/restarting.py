@@ -13,6 +13,7 @@ from labkit.engine import life, removing, stopping
 from labkit.engine.clock import parse_rfc3339
 from labkit.engine.container import Container
 from labkit.engine.endpoints import shares
+from labkit.engine.models import ZERO_TIME
 from labkit.errors import LabkitError, NotModified
 from labkit.trace import TraceContext, new_trace
 
@@ -64,7 +65,7 @@ def due_at_boot(container: Container) -> bool:
     """Whether a container that doesn't run when the daemon starts is started with it, as dockerd does."""
     record = container.record
     state = record.State
-    if state.Running or state.Dead:
+    if state.Running or state.Dead or state.StartedAt == ZERO_TIME:
         return False
     ran = (parse_rfc3339(state.FinishedAt) - parse_rfc3339(state.StartedAt)) / 1e9
     policy, stopped = record.HostConfig.RestartPolicy, record.HasBeenManuallyStopped

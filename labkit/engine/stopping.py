@@ -39,7 +39,7 @@ async def kill(
     async with container.lock:
         record = container.record
         if not record.State.Running:
-            raise Conflict(f"cannot kill container: {container.id}: container {container.id} is not running")
+            raise Conflict(f"container {container.id} is not running")
         ends = verb != "kill" or meant_to_end(record.Config, number)
         if ends:
             container.backoff.cancelled = True
@@ -70,9 +70,7 @@ def _send(engine: Engine, container: Container, number: int, context: TraceConte
         if run.pidfd >= 0:
             carry_out(engine, plan, container.id, context, Context({"pidfd": run.pidfd}))
     except KernelError as error:
-        raise Conflict(
-            f"cannot kill container: {container.id}: container {container.id} is not running: {error.errno_name}"
-        ) from error
+        raise Conflict(f"container {container.id} is not running: {error.errno_name}") from error
     run.asked.append(Asked(verb, number, "daemon" if engine.ending else "client", context.trace_id))
 
 

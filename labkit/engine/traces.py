@@ -17,7 +17,7 @@ from labkit.registry.transfers import Transfer
 from labkit.trace import Call, TraceContext
 
 KEPT = 200
-UNKEPT = ("/_ping", "/labkit/traces")
+UNKEPT = ("/_ping", "/labkit/traces", "/labkit/endings")
 """Requests that are asked about nothing: they would push out those that matter."""
 
 

@@ -10,8 +10,8 @@ import re
 import signal
 from typing import Any
 
-from labkit.engine import resources, security
-from labkit.engine.models import Config, HostConfig
+from labkit.engine import backoff, health_checks, resources, security
+from labkit.engine.models import Config, HealthConfig, HostConfig
 from labkit.errors import InvalidParameter, NotImplementedByLabkit
 from labkit.kernel import limits
 from labkit.network.models import NetworkingConfig
@@ -54,6 +54,9 @@ def check(config: Config, host: HostConfig) -> list[str]:
     warnings += security.check(host)
     check_size(host.ConsoleSize)
     _check_unsupported(host)
+    backoff.check(host.RestartPolicy)
+    if host.AutoRemove and not backoff.is_none(host.RestartPolicy):
+        raise InvalidParameter("can't create 'AutoRemove' container with restart policy")
     warnings += _check_modes(config, host)
     _settle(host)
     return warnings
@@ -81,6 +84,8 @@ def _check_config(config: Config) -> None:
         )
     if config.StopSignal:
         parse_signal(config.StopSignal)
+    if isinstance(config.Healthcheck, HealthConfig):
+        health_checks.check(config.Healthcheck)
     for entry in config.Env or []:
         if entry.startswith("=") or "\0" in entry:
             raise InvalidParameter(f"invalid environment variable: {entry}")
@@ -94,18 +99,7 @@ def check_size(size: list[int] | None, field: str = "ConsoleSize") -> None:
         raise InvalidParameter(f"invalid {field} {size}: it needs rows and columns, from 0 to 65535")
 
 
-_LATER = {
-    "Init": "--init",
-}
-"""Fields of HostConfig that ask for something that labkit can't do yet, and what that is."""
-
-
 def _check_unsupported(host: HostConfig) -> None:
-    for name, what in _LATER.items():
-        if getattr(host, name):
-            raise NotImplementedByLabkit(f"labkit has no {what} yet (HostConfig.{name}): leave it out")
-    if host.RestartPolicy.Name not in ("", "no"):
-        raise NotImplementedByLabkit(f"labkit has no restart policies yet ({host.RestartPolicy.Name}): leave it out")
     if host.Runtime not in ("", "labkit"):
         raise InvalidParameter(f"unknown or invalid runtime name: {host.Runtime}")
     if host.Isolation.lower() not in ("", "default"):
@@ -132,8 +126,6 @@ def _check_modes(config: Config, host: HostConfig) -> list[str]:
         if (shared or mode) not in known or mode == "container:":
             raise InvalidParameter(f"invalid {what} mode: {mode}")
     warnings += _check_network(host)
-    if config.Healthcheck and (config.Healthcheck.Test or ["NONE"])[0] != "NONE":
-        warnings.append("labkit does not run health checks yet: the container will have no health status.")
     return warnings
 
 
@@ -187,6 +179,7 @@ def merge_image(config: Config, image: dict[str, Any]) -> None:
     config.WorkingDir = config.WorkingDir or image.get("WorkingDir") or ""
     config.ExposedPorts = {**(image.get("ExposedPorts") or {}), **(config.ExposedPorts or {})} or config.ExposedPorts
     config.Labels = {**(image.get("Labels") or {}), **(config.Labels or {})}
+    health_checks.merge(config, image.get("Healthcheck"))
     config.Volumes = {**(image.get("Volumes") or {}), **(config.Volumes or {})} or None
     named = {entry.split("=", 1)[0] for entry in config.Env or []}
     inherited = [entry for entry in image.get("Env") or [] if entry.split("=", 1)[0] not in named]

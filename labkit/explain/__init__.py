@@ -16,6 +16,7 @@ from labkit.cli.usage import command_help
 from labkit.errors import NotFound
 from labkit.explain.choice import Choice
 from labkit.explain.decode import Style
+from labkit.explain.endings import ending_node
 from labkit.explain.telling import Data, tell
 from labkit.explain.topology import Topology, narrowed
 from labkit.explain.tree import Explanation, Usage
@@ -50,8 +51,23 @@ def explain(client: Client, argv: Sequence[str], client_spans: Sequence[Span]) -
     only = frozenset(filter(None, given.text("only").split(",")))
     calls = bool(given.options.get("calls", True)) and not given.flag("no-calls")
     choice = Choice(Style(stable, given.flag("full")), calls, not stable, only, folded=not only)
-    traces = _find(client, " ".join(given.arguments), client_spans)
-    return Explanation(tuple(tell(trace, client_spans, choice) for trace in traces))
+    subject = " ".join(given.arguments)
+    traces = _find(client, subject, client_spans)
+    told = [tell(trace, client_spans, choice) for trace in traces]
+    if (ending := _ending(client, subject)) and not only:
+        told.append(ending_node(ending, choice))
+    return Explanation(tuple(told))
+
+
+def _ending(client: Client, wanted: str) -> Data | None:
+    """Why a container ended, if it is one that did; an engine of another make doesn't say."""
+    if not wanted or "/" in wanted or wanted == _LAST or _TRACE_ID.fullmatch(wanted):
+        return None
+    try:
+        found: Data | None = client.get(f"/labkit/endings/{wanted}")
+    except NotFound:
+        return None
+    return found
 
 
 def _find(client: Client, wanted: str, spans: Sequence[Span]) -> list[Data]:

@@ -46,7 +46,19 @@ def tell(trace: Data, client_spans: Iterable[Span], choice: Choice) -> Node:
     found = requests(trace, [span for span in client_spans if span.context.trace_id == trace["trace_id"]])
     told = tuple(_request(request, choice) for request in found if not choice.only or _wanted(request.plans, choice))
     identity = ELIDED if choice.style.stable else trace["trace_id"]
-    return Node("trace", f"trace {identity}", (count(found, "request"),), told)
+    own = tuple(_plan(plan, choice) for plan in _unasked(trace, found) if not choice.only or _wanted([plan], choice))
+    remark = count(found, "request") if found or not own else BY_ITSELF
+    return Node("trace", f"trace {identity}", (remark,), (*told, *own))
+
+
+BY_ITSELF = "the daemon by itself: a restart or a health probe"
+"""Said of a trace that no request began."""
+
+
+def _unasked(trace: Data, requests: Iterable[Request]) -> list[Data]:
+    """The plans of a trace that belong to no request."""
+    asked = [plan for request in requests for plan in request.plans]
+    return [plan for plan in trace["plans"] if plan not in asked]
 
 
 AHEAD = "done ahead, by a child that waited"
