@@ -356,6 +356,9 @@ class _Flows:
                 return
             except OSError as error:  # nobody listens there at present; the next datagram may find someone
                 _LOG.debug("flow to %s port %s/udp: %s", self._port.ip, self._port.port, error)
+                # libuv has stopped watching a descriptor with an error (uv_poll_start), though it is none for good.
+                self._loop.remove_reader(flow.sock.fileno())
+                self._loop.add_reader(flow.sock.fileno(), self._answer, flow, key)
                 return
             self._use(flow, key)
             _send(self._port.sock.sendmsg, [payload], flow.ancillary, 0, flow.client)
