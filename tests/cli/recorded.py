@@ -18,7 +18,9 @@ FILE = Path(__file__).with_name(f"docker-{VERSION}.json")
 VARYING = {
     r"\b[0-9a-f]{64}\b": "<id>",
     r"\b[0-9a-f]{12}\b": "<short id>",
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(Z| \+0000 UTC)": "<time>",
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| \+0000 UTC)": "<time>",
+    r"\b(172\.(1[7-9]|2\d|3[01])|192\.168)\.\d+\.\d+(/\d+)?\b": "<address>",
+    r"\blabkit-[0-9a-f]{8}\b": "<bridge>",
     r"(\d+ seconds?|Less than a second|About a minute|\d+ minutes)": "<duration>",
     r'(?<=Size":")[\d.]+MB': "<size>",
     r"(?<=virtual )[\d.]+MB": "<size>",

@@ -130,7 +130,8 @@ network ls
 network ls -q --no-trunc
 network list --format json
 network ls --format '{{json .}} {{.Label "c.d-e"}}'
-network ls --format 'table {{.ID}}\\t{{.CreatedAt}}\\t{{.Internal}}\\t{{.IPv6}}\\t{{.IPv4}}\\t{{.Labels}}'
+network ls --format 'table {{.ID}}\\t{{.Internal}}\\t{{.IPv6}}\\t{{.IPv4}}\\t{{.Labels}}'
+network ls --format '{{.Name}} {{.CreatedAt}}'
 network ls -q --format '{{.Name}}'
 network ls --format '{{.Foo}}'
 network ls --format raw
