@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from labkit.engine import devices, mounts, security, spec, users
+from labkit.engine import devices, init_program, mounts, security, spec, users
 from labkit.engine.container import Container
 from labkit.engine.endpoints import NOTHING_JOINED, Joined
 from labkit.engine.models import ContainerRecord
@@ -60,7 +60,7 @@ def prepare(
         block_io=devices.block_io(host),
     )
     seccomp = filter_of(record, machine)
-    found = spec.build(record, facts, seccomp.oci)
+    found = init_program.put_before(spec.build(record, facts, seccomp.oci), init_program.find(host))
     os.makedirs(container.rootfs, mode=0o710, exist_ok=True)
     layers = layers_of(container)
     binds = [mount["source"] for mount in found["mounts"] if mount["type"] == "bind"]
