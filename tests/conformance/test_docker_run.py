@@ -257,7 +257,8 @@ def test_entrypoint_and_labels(daemon: Daemon) -> None:
 
 def test_requests_that_the_docker_command_would_not_send(daemon: Daemon) -> None:
     for host, reason in (
-        ({"RestartPolicy": {"Name": "always"}}, "restart policies"),
+        ({"RestartPolicy": {"Name": "sometimes"}}, "invalid restart policy: unknown policy 'sometimes'"),
+        ({"RestartPolicy": {"Name": "always"}, "AutoRemove": True}, "can't create 'AutoRemove' container"),
         ({"Sysctls": {"kernel.hostname": "x"}}, "is not in a separate kernel namespace"),
         ({"ConsoleSize": [1]}, "ConsoleSize"),
         ({"ConsoleSize": [-1, 70000]}, "ConsoleSize"),
@@ -280,7 +281,6 @@ def test_cidfile(daemon: Daemon, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (("--init",), "--init"),
         (("-p", "192.0.2.1:8080:80"), "cannot assign requested address"),
         (("-v", "/tmp:/"), "destination can't be '/'"),
         (("--mount", "type=bind,src=/not/there,dst=/x"), "bind source path does not exist: /not/there"),
