@@ -96,8 +96,6 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends no more. While its connection is a raw stream, it may still want the output."""
         self._inbox.end()
-        if self._transport.get_extra_info("sslcontext") is not None:
-            return False  # TLS has no half-closed state: the transport closes
         if self._hijacked is not None:
             self._hijacked.watch_hangup()
         else:

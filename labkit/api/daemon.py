@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import grp
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ from labkit.api import (
     exec,
     hub,
     images,
+    listening,
     networks,
     registries,
     system,
@@ -33,11 +33,12 @@ from labkit.api import (
     volumes,
 )
 from labkit.api.http import Route, Server
+from labkit.api.listening import TlsOptions
 from labkit.engine.engine import Engine
 from labkit.engine.logging import options as log_options
 from labkit.engine.models import LogConfig
 from labkit.engine.settings import Settings
-from labkit.errors import Forbidden, InvalidParameter, LabkitError
+from labkit.errors import Forbidden, LabkitError
 from labkit.registry.endpoints import Settings as Registries
 
 log = logging.getLogger("labkit.daemon")
@@ -63,7 +64,7 @@ MODULES: tuple[Callable[[Engine], list[Route]], ...] = (
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog="labkit daemon", description="Serve the Docker Engine API.")
     add = found.add_argument
-    add("-H", "--host", action="append", default=[], metavar="unix://PATH", help="socket to listen on")
+    listening.add_flags(found)
     add("--data-root", default="/var/lib/labkit", help="where images and containers are kept")
     add("--exec-root", default="/run/labkit", help="where the state of running containers is kept")
     add("-p", "--pidfile", default="", help="file for the daemon's process ID (default: EXEC_ROOT/labkit.pid)")
@@ -105,23 +106,27 @@ def main(argv: list[str]) -> int:
     pidfile = options.pidfile or os.path.join(settings.exec_root, "labkit.pid")
     hosts = options.host or [f"unix://{settings.exec_root}/labkit.sock"]
     try:
-        uvloop.run(serve(settings, hosts, pidfile, options.ready_fd))
+        uvloop.run(serve(settings, hosts, listening.tls_options(options), pidfile, options.ready_fd))
     except LabkitError as error:
         print(f"labkit daemon: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-async def serve(settings: Settings, hosts: list[str], pidfile: str, ready: int) -> None:
+async def serve(settings: Settings, hosts: list[str], tls: TlsOptions, pidfile: str, ready: int) -> None:
     """Boot the engine, serve it, shut it down in order."""
     if os.geteuid() != 0:
         raise Forbidden("the daemon needs root to make namespaces, mounts and cgroups: run it with sudo")
     log_options.check(settings.log)
+    listening.check(hosts, tls)
+    listening.tls_context(tls)
+    wanted = [host for host in hosts if listening.parse_host(host, tls.wanted)[0] == "tcp"]
+    tcp = [sock for host in wanted for sock in listening.open_tcp(host, tls.wanted)]
     engine = Engine(settings)
     engine.boot()
     routes = [route for module in MODULES for route in module(engine)]
     server = Server(routes, traces.observer(engine))
-    paths = [await listen(server, host) for host in hosts]
+    paths = await listen(server, hosts, tls, tcp)
     with open(pidfile, "w", encoding="ascii") as file:
         file.write(str(os.getpid()))
     gc.collect()
@@ -136,34 +141,18 @@ async def serve(settings: Settings, hosts: list[str], pidfile: str, ready: int) 
     await _end(engine, server, [*paths, pidfile])
 
 
-async def listen(server: Server, host: str) -> str:
-    """Listen on a unix socket for root and the group `docker` (or `labkit`); returns its path."""
-    if not host.startswith("unix://"):
-        raise InvalidParameter(f"labkit can't listen on {host} yet: use unix:///PATH")
-    path = host.removeprefix("unix://")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    if os.path.lexists(path):
-        os.unlink(path)
-    mask = os.umask(0o117)
-    try:
-        sock.bind(path)
-    except OSError as error:
-        raise Forbidden(f"can't listen on {path}: {os.strerror(error.errno or 0)}") from error
-    finally:
-        os.umask(mask)
-    os.chown(path, 0, group())
-    await server.serve(sock)
-    return path
-
-
-def group() -> int:
-    """Whose members may use the socket: docker's if there is such a group, else labkit's, else root's."""
-    for name in ("docker", "labkit"):
-        try:
-            return grp.getgrnam(name).gr_gid
-        except KeyError:
-            continue
-    return 0
+async def listen(server: Server, hosts: list[str], tls: TlsOptions, tcp: list[socket.socket]) -> list[str]:
+    """Serve on the unix sockets of `hosts` and on bound TCP sockets; returns the paths of the former."""
+    paths = []
+    for host in hosts:
+        kind, path, _ = listening.parse_host(host, tls.wanted)
+        if kind == "unix":
+            await server.serve(listening.open_unix(path))
+            paths.append(path)
+    context = listening.tls_context(tls)
+    for sock in tcp:
+        await server.serve(sock, context)
+    return paths
 
 
 def _told_to_end() -> asyncio.Event:

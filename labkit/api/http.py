@@ -15,6 +15,7 @@ from labkit.api.connection import Connection, Observer
 from labkit.api.messages import Answer, Hijack, Request, Response, Stream, error_response, json_response
 from labkit.api.routing import API_VERSION, MIN_API_VERSION, Route, Router
 from labkit.api.streams import Hijacked
+from labkit.api.tls import Secured
 
 __all__ = [
     "API_VERSION",
@@ -45,13 +46,15 @@ class Server:
         self._router = Router(routes)
         self._observe = observe
         self._connections: set[Connection] = set()
+        self._handshakes: set[Secured] = set()
         self._listening: list[asyncio.Server] = []
 
     async def serve(self, sock: socket.socket, ssl: tls.SSLContext | None = None) -> asyncio.Server:
         """Accept connections on a bound stream socket, in the running event loop."""
         loop = asyncio.get_running_loop()
         create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-        server = await create(self._accept, sock=sock, ssl=ssl, backlog=BACKLOG)
+        accept = self._accept if ssl is None else lambda: Secured(ssl, self._accept, self._handshakes)
+        server = await create(accept, sock=sock, backlog=BACKLOG)
         self._listening.append(server)
         return server
 
@@ -62,6 +65,8 @@ class Server:
         """Stop accepting and end all connections; returns when their routes have ended."""
         for server in self._listening:
             server.close()
+        for handshake in tuple(self._handshakes):
+            handshake.abort()
         tasks = [connection.stop() for connection in self._connections]
         await asyncio.gather(*tasks, return_exceptions=True)
         for server in self._listening:

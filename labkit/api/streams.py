@@ -209,12 +209,8 @@ class Hijacked:
 
     def write_eof(self) -> None:
         """Close our sending half: the client sees the end of the output."""
-        if self._transport.is_closing():
-            return
-        if self._transport.can_write_eof():
+        if not self._transport.is_closing():
             self._transport.write_eof()
-        else:  # TLS has no half-closed state
-            self.close()
 
     def close(self) -> None:
         """Send what is buffered, then close both directions."""

@@ -6,8 +6,9 @@ make of an exit status.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from labkit.cli.commands import BY_NAME, GLOBAL_FLAGS, GROUPS
 from labkit.cli.grammar import Command, FlagError, HelpWanted, StatusError, parse, read_flags
@@ -17,6 +18,9 @@ from labkit.client.engine import Client
 from labkit.client.locate import locate
 from labkit.errors import LabkitError
 
+if TYPE_CHECKING:
+    from labkit.client.tls import Security
+
 
 class Session:
     """What a runner works with: the streams, the engine (looked for when first needed), the command's own name."""
@@ -25,12 +29,13 @@ class Session:
         self.program = program
         self.streams = streams
         self.host = host
+        self.security: Security | None = None
         self._client: Client | None = None
 
     @property
     def client(self) -> Client:
         if self._client is None:
-            self._client = locate(self.host)
+            self._client = locate(self.host, self.security)
         return self._client
 
     @property
@@ -101,6 +106,7 @@ def invoke(session: Session, words: Sequence[str]) -> int:
         words = [*words[1:], "--help"]
     found = find(session.program, words)
     session.host = found.options.get("host", session.host)
+    session.security = _security(found.options) or session.security
     try:
         if found.command is None:
             return _without_command(session, found)
@@ -112,6 +118,19 @@ def invoke(session: Session, words: Sequence[str]) -> int:
         session.out(command_help(session.program, wanted.command, wanted.path, session.streams.width))
         return 0
     return _runner(found.command.run)(session, given) or 0
+
+
+def _security(options: dict[str, Any]) -> Security | None:
+    """TLS as the global options have it; None if none speaks of it."""
+    files = (("authority", "tlscacert"), ("certificate", "tlscert"), ("key", "tlskey"))
+    asked = any(os.environ.get(name) for name in ("DOCKER_TLS_VERIFY", "DOCKER_TLS"))
+    given = asked and any(flag in options for _, flag in files)
+    if not (options.get("tls") or options.get("tlsverify") or given):
+        return None
+    from labkit.client.tls import usual
+
+    found = usual(bool(options.get("tlsverify")) or bool(os.environ.get("DOCKER_TLS_VERIFY")))
+    return found._replace(**{field: options[name] for field, name in files if options.get(name)})
 
 
 def _without_command(session: Session, found: Found) -> int:

@@ -17,6 +17,7 @@ from labkit import errors
 from labkit.client.transport import Connection, connect, parse_host, percent_encode
 
 if TYPE_CHECKING:
+    from labkit.client.tls import Security
     from labkit.trace import Span, TraceContext
 
 Query = Mapping[str, str | int | bool | Sequence[str] | None]
@@ -154,8 +155,8 @@ class Exchange(NamedTuple):
 class Client:
     """An engine at `host` (`unix:///path` or `tcp://host:port`), and one trace of what was asked of it."""
 
-    def __init__(self, host: str) -> None:
-        self.address = parse_host(host)
+    def __init__(self, host: str, security: Security | None = None) -> None:
+        self.address = parse_host(host, security)
         self.trace_id = os.urandom(16).hex()
         self._root_id = os.urandom(8).hex()
         self._records: list[_Record] = []
@@ -248,14 +249,7 @@ class Client:
         return self.request("POST", path, query, body).json()
 
     def hijack(self, path: str, query: Query | None = None, body: Body = None) -> Answer:
-        """A POST after which the connection is a raw two-way stream (Engine API `ContainerAttach`, "Hijacking").
-
-        NotImplementedByLabkit over TLS, where the end of the input can't be said without ending the output.
-        """
-        if self.address.kind == "tls":
-            raise errors.NotImplementedByLabkit(
-                f"labkit can't attach to containers over TLS yet: forward {self.host} to a unix socket (ssh -L)"
-            )
+        """A POST after which the connection is a raw two-way stream (Engine API `ContainerAttach`, "Hijacking")."""
         return self.request("POST", path, query, body, {"Connection": "Upgrade", "Upgrade": "tcp"})
 
     def _error(self, answer: Answer) -> errors.LabkitError:

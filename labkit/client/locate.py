@@ -9,10 +9,14 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from labkit.client.engine import Client
 from labkit.client.transport import Connection, connect
 from labkit.errors import Unavailable
+
+if TYPE_CHECKING:
+    from labkit.client.tls import Security
 
 _LOG_TAIL = 2000  # bytes of the daemon's log that explain a failed start
 
@@ -30,13 +34,13 @@ def chosen_host(option: str = "") -> str:
     return option or os.environ.get("LABKIT_HOST", "") or os.environ.get("DOCKER_HOST", "")
 
 
-def locate(option: str = "") -> Client:
+def locate(option: str = "", security: Security | None = None) -> Client:
     """A client of the engine to use. Starts labkit's daemon if no host was asked for and none answers.
 
     Unavailable, with the daemon's own reason, if it doesn't come up.
     """
     if host := chosen_host(option):
-        return Client(host)
+        return Client(host, security)
     path = default_socket()
     client = Client(f"unix://{path}")
     if not _answers(client):

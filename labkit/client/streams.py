@@ -147,7 +147,7 @@ class AttachedStream:
     def _turn(self) -> bool | None:
         """Waits for one thing to do and does it; the result of `pump` once there is one."""
         poll = select.poll()
-        poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._to_send else 0))
+        poll.register(self._sock.fileno(), select.POLLIN | (select.POLLOUT if self._sending() else 0))
         if self._stdin is not None and len(self._to_send) < _STDIN_AHEAD:
             poll.register(self._stdin, select.POLLIN)
         if self._to.signals:
@@ -170,6 +170,10 @@ class AttachedStream:
                     self._to.on_signal(number)
                     self._signalled = self._to.on_lingering is not None
         return None
+
+    def _sending(self) -> bool:
+        """Whether something waits for room in the connection; under TLS, encrypted already."""
+        return bool(self._to_send or getattr(self._sock, "unsent", b""))
 
     def _take_input(self, descriptor: int) -> bool:
         try:
@@ -200,6 +204,8 @@ class AttachedStream:
 
     def _send(self) -> None:
         try:
+            if not isinstance(self._sock, socket.socket):
+                self._sock.flush()
             while self._to_send:
                 del self._to_send[: self._sock.send(self._to_send)]
         except BlockingIOError:

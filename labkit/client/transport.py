@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from labkit.errors import InvalidParameter, Unavailable
+
+if TYPE_CHECKING:
+    from labkit.client.tls import Security, TlsSocket
 
 _RECEIVE = 256 * 1024
 _HEAD_LIMIT = 64 * 1024
@@ -26,10 +29,14 @@ class Address(NamedTuple):
     target: str
     port: int
     host: str  # as the user wrote it, for messages
+    security: Security | None = None
 
 
-def parse_host(host: str) -> Address:
-    """An address out of `DOCKER_HOST` syntax (`unix:///path`, `tcp://host:port`); InvalidParameter otherwise."""
+def parse_host(host: str, security: Security | None = None) -> Address:
+    """An address out of `DOCKER_HOST` syntax (`unix:///path`, `tcp://host:port`); InvalidParameter otherwise.
+
+    `security` is how to do TLS; without it, DOCKER_TLS_VERIFY and DOCKER_TLS say whether to.
+    """
     scheme, _, rest = host.partition("://") if "://" in host else ("tcp", "", host)
     if not rest:
         raise InvalidParameter(f"unable to parse docker host `{host}`")
@@ -40,11 +47,13 @@ def parse_host(host: str) -> Address:
     name, _, port = rest.rstrip("/").rpartition(":")
     if not name or not port.isdigit():
         name, port = rest.rstrip("/"), ""
-    secure = scheme == "https" or bool(os.environ.get("DOCKER_TLS_VERIFY") or os.environ.get("DOCKER_TLS"))
-    return Address("tls" if secure else "tcp", name.strip("[]"), int(port or (2376 if secure else 2375)), host)
+    asked = bool(os.environ.get("DOCKER_TLS_VERIFY") or os.environ.get("DOCKER_TLS"))
+    secure = scheme == "https" or security is not None or asked
+    number = int(port or (2376 if secure else 2375))
+    return Address("tls" if secure else "tcp", name.strip("[]"), number, host, security)
 
 
-def connect(address: Address) -> socket.socket:
+def connect(address: Address) -> socket.socket | TlsSocket:
     """A connected stream socket; Unavailable, in Docker's words, if nothing answers."""
     try:
         if address.kind == "unix":
@@ -63,24 +72,19 @@ def connect(address: Address) -> socket.socket:
             f"connect: {error.strerror}"
         ) from error
     except OSError as error:
+        if address.kind == "tls" and type(error).__module__ == "ssl":
+            raise Unavailable(f"error during connect: {address.host}: {error}") from error
         raise Unavailable(
             f"Cannot connect to the Docker daemon at {address.host}. Is the docker daemon running?"
         ) from error
 
 
-def _secure(sock: socket.socket, address: Address) -> socket.socket:
-    """TLS as Docker's clients do it: ca.pem, cert.pem and key.pem in DOCKER_CERT_PATH (or ~/.docker)."""
-    import ssl
+def _secure(sock: socket.socket, address: Address) -> TlsSocket:
+    # Imported here: few connections are secured, and the library is large.
+    from labkit.client import tls
 
-    directory = os.environ.get("DOCKER_CERT_PATH") or os.path.expanduser("~/.docker")
-    authority = os.path.join(directory, "ca.pem")
-    context = ssl.create_default_context(cafile=authority if os.path.exists(authority) else None)
-    if not os.environ.get("DOCKER_TLS_VERIFY"):  # DOCKER_TLS alone: encrypted, the server not verified
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if os.path.exists(os.path.join(directory, "cert.pem")):
-        context.load_cert_chain(os.path.join(directory, "cert.pem"), os.path.join(directory, "key.pem"))
-    return context.wrap_socket(sock, server_hostname=address.target)
+    verify = bool(os.environ.get("DOCKER_TLS_VERIFY"))
+    return tls.connect(sock, address.security or tls.usual(verify), address.target)
 
 
 def percent_encode(text: str, safe: bytes = b"") -> str:
@@ -91,7 +95,7 @@ def percent_encode(text: str, safe: bytes = b"") -> str:
 class Connection:
     """A socket, and the bytes that were received beyond what has been read."""
 
-    def __init__(self, sock: socket.socket, host: str) -> None:
+    def __init__(self, sock: socket.socket | TlsSocket, host: str) -> None:
         self.sock = sock
         self.host = host
         self.pending = bytearray()

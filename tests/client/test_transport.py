@@ -149,11 +149,6 @@ def test_a_refused_request_leaves_a_span_that_says_why() -> None:
     assert client.spans[0].error == "Error response from daemon: m"
 
 
-def test_attaching_over_tls_is_refused_before_anything_is_asked() -> None:
-    with pytest.raises(NotImplementedByLabkit, match="over TLS"):
-        Client("https://nowhere").hijack("/containers/x/attach")
-
-
 def test_nobody_there_is_said_in_dockers_words() -> None:
     with pytest.raises(Unavailable, match=r"^Cannot connect to the Docker daemon at unix:///nowhere/x\.sock\. Is the"):
         Client("unix:///nowhere/x.sock").get("/_ping")

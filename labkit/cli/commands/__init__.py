@@ -37,6 +37,11 @@ GLOBAL_FLAGS = (
     Flag("debug", "D", "bool", "Enable debug mode"),
     Flag("help", "", "bool", "Print usage"),
     Flag("host", "H", "string", "Daemon socket to connect to"),
+    Flag("tls", "", "bool", "Use TLS; implied by --tlsverify"),
+    Flag("tlscacert", "", "string", "Trust certs signed only by this CA", complete="file"),
+    Flag("tlscert", "", "string", "Path to TLS certificate file", complete="file"),
+    Flag("tlskey", "", "string", "Path to TLS key file", complete="file"),
+    Flag("tlsverify", "", "bool", "Use TLS and verify the remote"),
     Flag("version", "v", "bool", "Print version information and quit"),
 )
 
