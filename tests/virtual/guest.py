@@ -57,9 +57,11 @@ class Guest(Daemon):
         return warnings
 
     def start(self, name: str = "") -> None:
-        if not name:
-            return super().start()
-        return self.must("POST", f"/containers/{name}/start")
+        """Start a container, or without a name the daemon."""
+        if name:
+            self.must("POST", f"/containers/{name}/start")
+        else:
+            super().start()
 
     def run_one(self, name: str, script: str, **host: Any) -> None:
         """Have a shell run a script in a new container."""
@@ -281,6 +283,16 @@ def execs_are_in_the_containers_cgroup(guest: Guest) -> None:
     assert guest.exec("host", "sh", "-c", "exit 5")[0] == 5
     titles = guest.must("GET", "/containers/host/top")
     assert len(titles["Processes"]) == 1
+
+
+@check
+def statistics(guest: Guest) -> None:
+    guest.run_one("counted", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 1000", Memory=64 << 20)
+    found = guest.must("GET", "/containers/counted/stats?stream=0&one-shot=1")
+    assert 0 < found["memory_stats"]["usage"] < 64 << 20
+    assert found["memory_stats"]["limit"] == 64 << 20
+    assert found["pids_stats"]["current"] == 1
+    assert found["cpu_stats"]["cpu_usage"]["total_usage"] > 0
 
 
 @check

@@ -74,7 +74,7 @@ def assemble(folder: Path, program: str) -> tuple[Path, Path]:
     init.write_text(INIT.format(python=Path(sys.executable).resolve(), program=program))
     init.chmod(0o755)
     disk, start = folder / "disk", folder / "initramfs"
-    make = ["mke2fs", "-qF", "-t", "ext4", "-O", "^has_journal", "-d", root, disk, "700m"]
+    make = ["mke2fs", "-qF", "-t", "ext4", "-O", "^has_journal", "-d", str(root), str(disk), "700m"]
     subprocess.run(make, check=True, env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"})
     _make_initramfs(folder / "start", modules, start)
     return disk, start
