@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import msgspec
 
+from labkit.engine.clock import parse_rfc3339
+from labkit.engine.container import Container
 from labkit.errors import InvalidParameter
 from labkit.images.changes import duration
 from labkit.images.image import Image
@@ -65,6 +68,35 @@ def prunable(store: ImageStore, filters: dict[str, list[str]]) -> tuple[list[Ima
     return select(store, {name: values for name, values in filters.items() if name != "dangling"}, False), dangling
 
 
+def prunable_containers(filters: dict[str, list[str]]) -> Callable[[Container], bool]:
+    """Whether a prune with these filters takes a container. Raises InvalidParameter."""
+    for name in filters:
+        if name not in ("label", "label!", "until"):
+            raise InvalidParameter(f"invalid filter '{name}'")
+    if len(filters.get("until", ())) > 1:
+        raise InvalidParameter("more than one until filter specified")
+    end = _nanoseconds(filters["until"][0]) if filters.get("until") else math.inf
+
+    def passes(container: Container) -> bool:
+        labels = container.record.Config.Labels or {}
+        wanted, unwanted = filters.get("label", ()), filters.get("label!", ())
+        has_all = all(_labelled(labels, one) for one in wanted)
+        has_unwanted = bool(unwanted) and all(_labelled(labels, one) for one in unwanted)
+        return has_all and not has_unwanted and parse_rfc3339(container.record.Created) <= end
+
+    return passes
+
+
+def _nanoseconds(text: str) -> float:
+    """A moment; a time of the day to the nanosecond."""
+    return parse_rfc3339(text) if "T" in text else _moment(text) * 1e9
+
+
+def _labelled(labels: dict[str, str], wanted: str) -> bool:
+    key, equals, value = wanted.partition("=")
+    return key in labels and (not equals or labels[key] == value)
+
+
 def _test(store: ImageStore, name: str, values: list[str]) -> Test:
     if name == "dangling":
         wanted = _truth(values)
@@ -92,8 +124,7 @@ def _truth(values: list[str]) -> bool:
 
 
 def _has_label(image: Image, wanted: str) -> bool:
-    key, equals, value = wanted.partition("=")
-    return key in image.labels and (not equals or image.labels[key] == value)
+    return _labelled(image.labels, wanted)
 
 
 def _moment(text: str) -> float:

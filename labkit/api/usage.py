@@ -1,4 +1,4 @@
-"""What takes up the disk, and what can go: `GET /system/df`, `POST /images/prune` (moby `daemon/disk_usage.go`)."""
+"""What takes up the disk, and what can go: `GET /system/df`, prune of images and containers (moby `disk_usage.go`)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from labkit.api.filtering import prunable, summaries
+from labkit.api.filtering import prunable, prunable_containers, summaries
 from labkit.api.http import Answer, Request, Route, json_response
 from labkit.api.images import tell_removed
 from labkit.api.volumes import VolumeRoutes
-from labkit.engine import views
+from labkit.engine import removing, views
 from labkit.engine.engine import Engine
 from labkit.errors import Conflict, InvalidParameter, NotFound
 from labkit.images.image import Image
@@ -75,6 +75,28 @@ class Usage:
         self.engine.events.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
         return json_response({"ImagesDeleted": removed or None, "SpaceReclaimed": reclaimed})
 
+    async def prune_containers(self, request: Request) -> Answer:
+        """`ContainerPrune`: the containers that don't run."""
+        filters = request.filters()
+        passes = prunable_containers(filters)
+        removed, reclaimed = [], 0
+        for container in list(self.engine.containers.values()):
+            if container.record.State.Running or not passes(container):
+                continue
+            size = await asyncio.to_thread(views.sizes, container)
+            try:
+                await removing.remove(self.engine, container, force=False)
+            except Conflict:
+                continue  # it was started meanwhile, or somebody else is removing it
+            removed.append(container.id)
+            reclaimed += size["SizeRw"]
+        self.engine.events.publish("container", "prune", "", {"reclaimed": str(reclaimed)})
+        return json_response({"ContainersDeleted": removed or None, "SpaceReclaimed": reclaimed})
+
+    async def prune_cache(self, request: Request) -> Answer:
+        """`BuildPrune`. Nothing is built here yet, so nothing is cached: `docker system prune` asks all the same."""
+        return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
+
     async def _remove(self, image: Image, dangling: bool) -> Sequence[Removed]:
         """What went of an image; nothing, if a container needs it."""
         if dangling and image.repo_tags:
@@ -94,4 +116,9 @@ class Usage:
 
 def routes(engine: Engine) -> list[Route]:
     one = Usage(engine)
-    return [Route("GET", "/system/df", one.disk_usage), Route("POST", "/images/prune", one.prune)]
+    return [
+        Route("GET", "/system/df", one.disk_usage),
+        Route("POST", "/images/prune", one.prune),
+        Route("POST", "/containers/prune", one.prune_containers),
+        Route("POST", "/build/prune", one.prune_cache),
+    ]

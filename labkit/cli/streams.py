@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from labkit.errors import InvalidParameter
 
 if TYPE_CHECKING:
+    from labkit.cli.live import Live
     from labkit.cli.progress import ProgressDisplay
 
 STDOUT, STDERR = 1, 2
@@ -47,6 +48,12 @@ class Streams(ABC):
         from labkit.cli.progress import Lines
 
         return Lines(self.out if stream == STDOUT else self.err)
+
+    def live(self) -> Live:
+        """Where a text is shown that is replaced again and again."""
+        from labkit.cli.live import Redrawn
+
+        return Redrawn(self.out)
 
     @property
     def asks(self) -> bool:

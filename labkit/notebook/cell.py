@@ -12,6 +12,7 @@ from labkit.cli.grammar import StatusError
 from labkit.cli.streams import STDERR, STDOUT, Streams
 
 if TYPE_CHECKING:
+    from labkit.cli.live import Live
     from labkit.cli.progress import ProgressDisplay
 
 _NOBODY = (
@@ -70,6 +71,11 @@ class CellStreams(Streams):
         from labkit.notebook.progress import CellProgress, can_update
 
         return CellProgress(self) if can_update() else super().progress(stream)
+
+    def live(self) -> Live:
+        from labkit.notebook.progress import CellText, can_update
+
+        return CellText() if can_update() else super().live()
 
     def ask(self, prompt: str, hidden: bool = False) -> str:
         """Asks in the cell, by the front end's own field: what is typed there is not part of the notebook."""

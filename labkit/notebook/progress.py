@@ -15,6 +15,7 @@ from typing import Any
 from IPython.core.getipython import get_ipython
 from IPython.display import display
 
+from labkit.cli.live import Live
 from labkit.cli.progress import Message, bar, line
 from labkit.cli.streams import Streams
 from labkit.cli.units import human_size
@@ -90,6 +91,22 @@ class CellProgress:
         count = f"{len(self._layers)} layer{'' if len(self._layers) == 1 else 's'}: {told}"
         said = [f"{count} ({human_size(size)})" if size else count, *self._said]
         return {"text/plain": "\n".join(said), "text/html": "<br>".join(map(html.escape, said))}
+
+
+class CellText(Live):
+    """A text that is replaced, in one output of the cell; the last one stays when the cell is interrupted."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def show(self, text: str) -> None:
+        said = {"text/plain": text.rstrip("\n")}
+        if self._handle is not None:
+            self._handle.update(said, raw=True)
+            return
+        sys.stdout.flush()
+        publish: Any = display
+        self._handle = publish(said, raw=True, display_id=True)
 
 
 def _told(message: Message) -> str:

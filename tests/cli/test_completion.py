@@ -18,7 +18,7 @@ NOBODY = Engine("unix:///nowhere/x.sock")
     ("line", "candidates"),
     [
         ("ru", ["run"]),
-        ("container st", ["start", "stop"]),
+        ("container st", ["start", "stats", "stop"]),
         ("--ho", ["--host"]),
         ("-H unix:///x vers", ["version"]),
         ("run --pul", ["--pull"]),

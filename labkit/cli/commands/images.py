@@ -103,7 +103,7 @@ IMAGE_COMMANDS = (
     Command(
         (("image", "prune"),),
         "Remove unused images",
-        "labkit.cli.runners.usage:prune_images",
+        "labkit.cli.runners.prune:images",
         "",
         (
             Flag("all", "a", "bool", "Remove all unused images, not just dangling ones"),

@@ -107,7 +107,7 @@ NETWORK_COMMANDS = (
     Command(
         (("network", "prune"),),
         "Remove all unused networks",
-        f"{_NETWORKS}:prune",
+        "labkit.cli.runners.prune:networks",
         "",
         (
             Flag("filter", "", "filter", 'Provide filter values (e.g. "until=<timestamp>")'),

@@ -28,6 +28,18 @@ SYSTEM_COMMANDS = (
         ),
     ),
     Command(
+        (("system", "prune"),),
+        "Remove unused data",
+        "labkit.cli.runners.prune:system",
+        "",
+        (
+            Flag("all", "a", "bool", "Remove all unused images not just dangling ones"),
+            Flag("filter", "", "filter", 'Provide filter values (e.g. "label=<key>=<value>")'),
+            Flag("force", "f", "bool", "Do not prompt for confirmation"),
+            Flag("volumes", "", "bool", "Prune anonymous volumes"),
+        ),
+    ),
+    Command(
         (("system", "info"), ("info",)),
         "Display system-wide information",
         f"{_SYSTEM}:info",

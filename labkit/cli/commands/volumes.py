@@ -46,7 +46,7 @@ VOLUME_COMMANDS = (
     Command(
         (("volume", "prune"),),
         "Remove unused local volumes",
-        f"{_VOLUMES}:prune",
+        "labkit.cli.runners.prune:volumes",
         "",
         (
             Flag("all", "a", "bool", "Remove all unused volumes, not just anonymous ones"),

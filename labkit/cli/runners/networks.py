@@ -9,7 +9,6 @@ from typing import Any
 
 from labkit.cli.endpoint_options import connect_settings, split
 from labkit.cli.grammar import Invocation, StatusError
-from labkit.cli.prompts import confirmed
 from labkit.cli.references import short_id
 from labkit.cli.session import Session
 from labkit.cli.tables import Row, write_rows
@@ -30,8 +29,6 @@ _HEADERS = {
     "Labels": "LABELS",
     "CreatedAt": "CREATED AT",
 }
-_PRUNE_WARNING = """WARNING! This will remove all custom networks not used by at least one container.
-Are you sure you want to continue?"""
 _Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -186,12 +183,3 @@ def rm(session: Session, given: Invocation) -> None:
             session.out(f"{name}\n")
     if failed:
         raise StatusError("exit status 1")
-
-
-def prune(session: Session, given: Invocation) -> None:
-    if not given.flag("force") and not confirmed(session, _PRUNE_WARNING):
-        return
-    query = {"filters": encode_filters(given.all("filter"))}
-    removed = session.client.post("/networks/prune", query)["NetworksDeleted"] or ()
-    if removed:
-        session.out("".join(f"{line}\n" for line in ("Deleted Networks:", *removed, "")))

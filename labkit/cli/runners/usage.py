@@ -1,4 +1,4 @@
-"""`system df`, `image prune`: what takes up the disk, and what can go (Engine API `SystemDataUsage`, `ImagePrune`)."""
+"""`system df`: what takes up the disk, and what could go (Engine API `SystemDataUsage`)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from labkit.cli.grammar import Invocation, StatusError
-from labkit.cli.prompts import confirmed
 from labkit.cli.references import familiar, short_id, split_name
 from labkit.cli.runners import containers, images
 from labkit.cli.session import Session
 from labkit.cli.tables import Row, write_rows
 from labkit.cli.tabwriter import align
 from labkit.cli.units import ago, human_size, unix_time
-from labkit.client.engine import encode_filters
 from labkit.errors import InvalidParameter
 from labkit.templates.parsing import TemplateError, parse
 from labkit.templates.rendering import execute, go_json
@@ -43,25 +41,6 @@ _VOLUMES = "table {{.Name}}\t{{.Links}}\t{{.Size}}"
 _VOLUME_HEADERS = {"Name": "VOLUME NAME", "Links": "LINKS", "Size": "SIZE"}
 _CACHE_TITLES = ("CACHE ID", "CACHE TYPE", "SIZE", "CREATED", "LAST USED", "USAGE", "SHARED")
 _LIVE = ("running", "paused", "restarting")
-_DANGLING = "WARNING! This will remove all dangling images."
-_UNUSED = "WARNING! This will remove all images without at least one container associated to them."
-
-
-def prune_images(session: Session, given: Invocation) -> None:
-    everything = given.flag("all")
-    warning = _UNUSED if everything else _DANGLING
-    if not given.flag("force") and not confirmed(session, f"{warning}\nAre you sure you want to continue?"):
-        return
-    filters = [*given.all("filter"), ("dangling", "false" if everything else "true")]
-    report = session.client.post("/images/prune", {"filters": encode_filters(filters)})
-    removed = report.get("ImagesDeleted") or ()
-    if removed:
-        lines = (
-            f"untagged: {one['Untagged']}\n" if one.get("Untagged") else f"deleted: {one['Deleted']}\n"
-            for one in removed
-        )
-        session.out(f"Deleted Images:\n{''.join(lines)}\n")
-    session.out(f"Total reclaimed space: {human_size(report['SpaceReclaimed'] if removed else 0)}\n")
 
 
 def disk_usage(session: Session, given: Invocation) -> None:

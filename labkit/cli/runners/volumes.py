@@ -1,4 +1,4 @@
-"""`volume create`, `ls`, `rm`, `prune` (Engine API `Volume…`; docker/cli `cli/command/volume`)."""
+"""`volume create`, `ls`, `rm` (Engine API `Volume…`; docker/cli `cli/command/volume`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from labkit.cli.grammar import Invocation, StatusError
-from labkit.cli.prompts import confirmed
 from labkit.cli.session import Session
 from labkit.cli.tables import Row, write_rows
 from labkit.cli.units import human_size
@@ -28,8 +27,6 @@ _HEADERS = {
     "Group": "GROUP",
     "Status": "STATUS",
 }
-_ANONYMOUS = "WARNING! This will remove anonymous local volumes not used by at least one container."
-_ALL = "WARNING! This will remove all local volumes not used by at least one container."
 
 
 def create(session: Session, given: Invocation) -> None:
@@ -95,19 +92,3 @@ def rm(session: Session, given: Invocation) -> None:
             session.out(f"{name}\n")
     if failures:
         raise StatusError("\n".join(failures))
-
-
-def prune(session: Session, given: Invocation) -> None:
-    filters = list(given.all("filter"))
-    everything = given.flag("all")
-    if everything and any(name == "all" for name, _ in filters):
-        raise StatusError("conflicting options: cannot specify both --all and --filter all=1")
-    warning = _ALL if everything else _ANONYMOUS
-    if not given.flag("force") and not confirmed(session, f"{warning}\nAre you sure you want to continue?"):
-        return
-    filters += [("all", "true")] if everything else []
-    report = session.client.post("/volumes/prune", {"filters": encode_filters(filters)})
-    removed = report.get("VolumesDeleted") or ()
-    if removed:
-        session.out("Deleted Volumes:\n" + "".join(f"{name}\n" for name in removed) + "\n")
-    session.out(f"Total reclaimed space: {human_size(report['SpaceReclaimed'] if removed else 0)}\n")
