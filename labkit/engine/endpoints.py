@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from labkit.engine.engine import Engine
 
 log = logging.getLogger("labkit.engine")
+_BRIDGE_FILTER = "/proc/sys/net/bridge"  # there while br_netfilter is
 
 
 @dataclass(slots=True)
@@ -206,17 +207,18 @@ def attachment(container: Container, network: Network, networks: list[Network]) 
         record.Sandbox.Interfaces[network.name],
         default4=four is network,
         default6=six is network,
-        hairpin=bool(record.HostConfig.PortBindings or record.HostConfig.PublishAllPorts) and _filters_bridges(),
+        hairpin=_reaches_itself(record, network),
+        bridge_filter=os.path.isdir(_BRIDGE_FILTER),
     )
 
 
-def _filters_bridges() -> bool:
-    """Whether what crosses a bridge passes iptables (br_netfilter): to reach itself, a port must send back then."""
-    try:
-        with open("/proc/sys/net/bridge/bridge-nf-call-iptables", encoding="ascii") as file:
-            return file.read().strip() == "1"
-    except FileNotFoundError:
+def _reaches_itself(record: ContainerRecord, network: Network) -> bool:
+    """Whether the container's port has to send frames back to it: it publishes, and the firewall sees what crosses."""
+    publishes = record.HostConfig.PortBindings or record.HostConfig.PublishAllPorts
+    if not publishes or not os.path.isdir(_BRIDGE_FILTER):
         return False
+    with open(f"{_BRIDGE_FILTER}/bridge-nf-call-iptables", encoding="ascii") as file:
+        return file.read().strip() == "1" or not options_of(network.record).icc
 
 
 def _gateway_network(container: Container, networks: list[Network], version: int) -> Network | None:

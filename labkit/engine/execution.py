@@ -37,6 +37,7 @@ def carry_out_journalled(engine: Engine, plan: Plan, subject: str, trace: TraceC
 
 def execute(engine: Engine, execution: Execution, plan: Plan, subject: str, trace: TraceContext) -> None:
     failed: list[Record] = []
+    engine.networks.host.lend(execution.context)
     try:
         execution.run_or_undo()
     except KernelError as error:

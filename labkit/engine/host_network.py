@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterable
 
 from labkit.errors import LabkitError
@@ -26,7 +27,7 @@ log = logging.getLogger("labkit.engine")
 class HostNetwork:
     """One daemon's share of the host's network. `translates` says whether the kernel has nf_tables.
 
-    Without it published ports are served by the proxy alone, and containers reach nothing beyond their networks.
+    Without it published ports are served by the proxy alone, and iptables has rules for the bridges.
     """
 
     def __init__(self, table: str, journals: str) -> None:
@@ -34,6 +35,7 @@ class HostNetwork:
         self.journals = journals
         self.translates = True
         self._watch = forwarding.Watch(self._admit)
+        self._nftables: socket.socket | None = None
 
     def establish(self, records: list[NetworkRecord], bindings: Iterable[Binding]) -> None:
         """Bring the kernel to what the records say. `bindings` are the published ports of containers that run.
@@ -45,9 +47,7 @@ class HostNetwork:
             log.warning("undid %s, which a killed daemon had left half done", name)
         self.translates = nft_messages.is_there()
         if not self.translates:
-            log.warning(
-                "this kernel has no nf_tables: ports are served by the proxy, containers reach their networks only"
-            )
+            log.warning("this kernel has no nf_tables: ports are served by the proxy, iptables does the rest")
         try:
             self._remove_orphans(records)
             if self.translates:
@@ -75,7 +75,8 @@ class HostNetwork:
         with Netlink() as netlink:
             link = find_link(netlink, record.Bridge)
         if link is None:
-            plan = planning.create_plan(record, self.table, planning.random_mac(), admitted=False)
+            admission = () if self.translates else self.admission(record)
+            plan = planning.create_plan(record, self.table, planning.random_mac(), admission)
             journal = Journal(os.path.join(self.journals, record.Id))
             journal.open(plan.by("daemon"))
             try:
@@ -84,6 +85,21 @@ class HostNetwork:
                 journal.remove()
         elif link.alias != planning.mark(self.table, record.Id):
             log.error("network %s is unusable: the link %s is somebody else's", record.Name, link.name)
+
+    def admission(self, record: NetworkRecord) -> tuple[Operation, ...]:
+        """What admits a bridge to the firewall that this kernel has."""
+        return (planning.admit(record, self.table) if self.translates else planning.admit_legacy(record),)
+
+    def dismissal(self, record: NetworkRecord) -> Operation:
+        """What takes a bridge out of it."""
+        return planning.dismiss(record, self.table) if self.translates else planning.dismiss_legacy(record)
+
+    def lend(self, context: Context) -> Context:
+        """Give operations a socket to nf_tables that stays open: closing one after a deletion takes time."""
+        if self.translates:
+            self._nftables = self._nftables or nft_messages.connect()
+            context.descriptors.setdefault("host-nftables", self._nftables.fileno())
+        return context
 
     def forward(self, ipv6: bool) -> None:
         """Have the host forward between its links, and other firewalls let it. What is changed is said in the log."""
@@ -99,19 +115,24 @@ class HostNetwork:
 
     def dismantle(self, records: list[NetworkRecord]) -> None:
         """Take all that was made for networks off the machine; the records stay."""
-        self._watch.stop()
+        self.leave()
         ours = {link.name for link in _links() if link.alias.startswith(f"{self.table} ")}
         operations: list[Operation] = [DeleteLink(record.Bridge) for record in records if record.Bridge in ours]
         operations += forwarding.forget_operations(self.table)
-        operations += [RemoveTable(self.table)] if self.translates else []
+        operations += (
+            [RemoveTable(self.table)] if self.translates else [planning.dismiss_legacy(one) for one in records]
+        )
         for operation in operations:
             _attempt(operation)
         for operation in forwarding.put_back_operations(self.table):
             _attempt(operation)
 
     def leave(self) -> None:
-        """The daemon ends, and its containers live on: what they need stays."""
+        """The daemon ends; what its containers need stays."""
         self._watch.stop()
+        if self._nftables:
+            self._nftables.close()
+            self._nftables = None
 
 
 def _links() -> list[Link]:

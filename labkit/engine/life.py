@@ -35,7 +35,7 @@ from labkit.engine.names import random_name
 from labkit.engine.spans import failed_span, started_span
 from labkit.errors import Conflict, InvalidParameter, LabkitError, NotModified, Unavailable
 from labkit.images.manifests import ContainerConfig
-from labkit.plan import Execution
+from labkit.plan import Context, Execution
 from labkit.runtime.spawning import StartFailed
 from labkit.trace import TraceContext
 
@@ -146,7 +146,7 @@ async def _run_plan(engine: Engine, container: Container, joined: endpoints.Join
     found, plan = starting.prepare(container, engine.settings, engine.machine, prelude, joined)
     config = container.record.Config
     made = stdio.make_pipes(config.Tty, config.OpenStdin)
-    first = Execution(plan.by("daemon"))
+    first = Execution(plan.by("daemon"), engine.networks.host.lend(Context()))
 
     def write() -> None:
         starting.write_config(container, found)

@@ -169,7 +169,7 @@ class Networks:
         self._settle(record)
         network = Network(record)
         if record.Bridge:
-            plan = planning.create_plan(record, self.table, planning.random_mac(), self.host.translates)
+            plan = planning.create_plan(record, self.table, planning.random_mac(), self.host.admission(record))
             carry_out_journalled(self.engine, plan, record.Id, trace)
             if record.EnableIPv6:
                 self.host.forward(ipv6=True)
@@ -237,7 +237,7 @@ class Networks:
             held = ", ".join(f'name:"{one.name}" id:"{one.id[:12]}"' for one in network.attached.values())
             raise Forbidden(f"error while removing network: network {network.name} has active endpoints ({held})")
         if network.record.Bridge:
-            plan = planning.remove_plan(network.record, self.table, self.host.translates)
+            plan = planning.remove_plan(network.record, self.host.dismissal(network.record))
             carry_out_journalled(self.engine, plan, network.id, trace)
         os.unlink(self._path(network.id))
         disk.sync_directory(self.engine.settings.networks)

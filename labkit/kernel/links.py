@@ -42,7 +42,8 @@ _UP, _NO_DAD, _MAIN_TABLE, _BOOT, _UNICAST, _LINK_SCOPE = 1, 0x02, 254, 3, 1, 25
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 IFLA_IFALIAS, IFLA_NET_NS_FD = 20, 28
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA, _VETH_PEER = 1, 2, 4, 5, 1
-_BRPORT_HAIRPIN, _MACVLAN_MODE = 4, 1
+_BRPORT_HAIRPIN, _BRPORT_ISOLATED, _MACVLAN_MODE = 4, 33, 1
+_BRIDGE_CALLS = (36, 37)  # IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
 MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
@@ -189,8 +190,8 @@ class BringUpLoopback(Operation):
 class CreateBridge(Operation):
     """Make a bridge, a switch in the kernel, and set it up with its addresses (the networks' gateways).
 
-    `alias` marks whose it is. A fixed `mac` keeps it from taking over the lowest address of its ports. Undone by
-    deleting it.
+    `alias` marks whose it is. A fixed `mac` keeps it from taking over the lowest address of its ports. `filtered`: what
+    crosses it passes the firewall, if br_netfilter is there. Undone by deleting it.
     """
 
     name: str
@@ -198,13 +199,17 @@ class CreateBridge(Operation):
     mac: str
     addresses: tuple[str, ...]
     mtu: int = 0
+    filtered: bool = False
     man: ClassVar[str] = "rtnetlink(7)"
 
     def run(self, context: Context) -> Result:
         body = _LINK.pack(0, 0, 0, 0, 0) + text_attribute(IFLA_IFNAME, self.name)
         body += attribute(IFLA_ADDRESS, _mac(self.mac))
         body += attribute(IFLA_MTU, _u32(self.mtu)) if self.mtu else b""
-        body += nested(IFLA_LINKINFO, text_attribute(_INFO_KIND, "bridge"))
+        calls = [attribute(kind, b"\1") for kind in _BRIDGE_CALLS] if self.filtered else []
+        body += nested(
+            IFLA_LINKINFO, text_attribute(_INFO_KIND, "bridge"), *([nested(_INFO_DATA, *calls)] if calls else [])
+        )
         with Netlink() as netlink:
             netlink.send(Message(NEWLINK, ACK | CREATE | EXCL, body, f"RTM_NEWLINK {self.name} type bridge"))
             index = _index(netlink, self.name)
@@ -227,7 +232,8 @@ class CreateBridge(Operation):
 
     def shell(self) -> str:
         mtu = f" mtu {self.mtu}" if self.mtu else ""
-        lines = [f"ip link add {self.name} address {self.mac}{mtu} type bridge"]
+        calls = " nf_call_iptables 1 nf_call_ip6tables 1" if self.filtered else ""
+        lines = [f"ip link add {self.name} address {self.mac}{mtu} type bridge{calls}"]
         lines += [f"ip link set {self.name} alias '{self.alias}'"]
         lines += [f"ip address add {address} dev {self.name}" for address in self.addresses]
         return "\n".join([*lines, f"ip link set {self.name} up"])
@@ -257,7 +263,8 @@ class CreateVeth(Operation):
     """Make a veth pair: `name`, a port of `bridge` on the host, and `peer` in the container's network namespace.
 
     One message: the peer is born in its namespace (`netns`, or the caller's own), the host's end up and on its
-    bridge. The pair goes with either namespace. `hairpin` lets a frame leave by the port that it came from.
+    bridge. The pair goes with either namespace. `hairpin` lets a frame leave by the port that it came from,
+    `isolated` keeps it from the bridge's other isolated ports.
     """
 
     name: str
@@ -267,6 +274,7 @@ class CreateVeth(Operation):
     mtu: int = 0
     netns: str = ""
     hairpin: bool = False
+    isolated: bool = False
     man: ClassVar[str] = "veth(4)"
 
     def run(self, context: Context) -> Result:
@@ -274,16 +282,22 @@ class CreateVeth(Operation):
         try:
             with Netlink(fd=context.descriptors.get("host-netlink", -1)) as netlink:
                 master = _index(netlink, self.bridge)
-                netlink.send(self._message(master, namespace), *([self._reflect()] if self.hairpin else []))
+                netlink.send(
+                    self._message(master, namespace), *([self._port()] if self.hairpin or self.isolated else [])
+                )
         finally:
             os.close(namespace)
         return self.name
 
-    def _reflect(self) -> Message:
-        data = nested(_INFO_SLAVE_DATA, attribute(_BRPORT_HAIRPIN, b"\1"))
+    def _port(self) -> Message:
+        chosen = ((_BRPORT_HAIRPIN, self.hairpin), (_BRPORT_ISOLATED, self.isolated))
+        data = nested(_INFO_SLAVE_DATA, *(attribute(kind, b"\1") for kind, wanted in chosen if wanted))
         body = _LINK.pack(0, 0, 0, 0, 0) + text_attribute(IFLA_IFNAME, self.name)
         body += nested(IFLA_LINKINFO, text_attribute(_INFO_SLAVE_KIND, "bridge"), data)
-        return Message(NEWLINK, ACK, body, f"RTM_NEWLINK {self.name} bridge_slave hairpin on")
+        return Message(NEWLINK, ACK, body, f"RTM_NEWLINK {self.name} bridge_slave{self._modes()}")
+
+    def _modes(self) -> str:
+        return (" hairpin on" if self.hairpin else "") + (" isolated on" if self.isolated else "")
 
     def _message(self, master: int, namespace: int) -> Message:
         mtu = attribute(IFLA_MTU, _u32(self.mtu)) if self.mtu else b""
@@ -306,7 +320,7 @@ class CreateVeth(Operation):
         mtu = f" mtu {self.mtu}" if self.mtu else ""
         peer = f"peer name {self.peer} address {self.mac} netns {pid}"
         lines = [f"ip link add {self.name}{mtu} type veth {peer}", f"ip link set {self.name} master {self.bridge} up"]
-        lines += [f"ip link set {self.name} type bridge_slave hairpin on"] if self.hairpin else []
+        lines += [f"ip link set {self.name} type bridge_slave{self._modes()}"] if self._modes() else []
         return "\n".join(lines)
 
 

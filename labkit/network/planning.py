@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from hashlib import sha256
 
+from labkit.kernel.legacy_firewall import AdmitBridgeLegacy, DismissBridgeLegacy
 from labkit.kernel.links import ConfigureLink, CreateBridge, CreateMacvlan, CreateVeth, CutOff, DeleteLink
 from labkit.kernel.nftables import AdmitBridge, DismissBridge
 from labkit.kernel.process import WriteSysctl
@@ -53,16 +54,18 @@ def mac_of(address: str) -> str:
     return "02:42:" + ":".join(f"{int(part):02x}" for part in address.split("."))
 
 
-def create_plan(record: NetworkRecord, table: str, mac: str, admitted: bool = True) -> Plan:
-    """The plan that makes a bridge network's bridge and admits it to the firewall, unless there is none."""
+def create_plan(record: NetworkRecord, table: str, mac: str, admission: tuple[Operation, ...] = ()) -> Plan:
+    """The plan that makes a bridge network's bridge. `admission` is what admits it to the firewall."""
     options = options_of(record)
     addresses = tuple(f"{pool.gateway}/{pool.subnet.prefixlen}" for pool in pools_of(record))
     bridge = record.Bridge
     operations: list[Operation] = [
-        CreateBridge(bridge, mark(table, record.Id), mac, addresses, options.mtu),
+        CreateBridge(bridge, mark(table, record.Id), mac, addresses, options.mtu, filtered=not options.icc),
         # Lets the host's 127.0.0.1 reach published ports; packets that come from elsewhere with it are dropped.
         WriteSysctl(f"net/ipv4/conf/{bridge}/route_localnet", "1"),
-        *([admit(record, table)] if admitted else []),
+        # Nobody else has the bridge's address: asking first would keep it from being used for a second.
+        *([WriteSysctl(f"net/ipv6/conf/{bridge}/accept_dad", "0")] if record.EnableIPv6 else []),
+        *admission,
     ]
     return Plan("create network", tuple(Step("daemon", operation) for operation in operations))
 
@@ -80,17 +83,36 @@ def admit(record: NetworkRecord, table: str) -> AdmitBridge:
     )
 
 
-def remove_plan(record: NetworkRecord, table: str, admitted: bool = True) -> Plan:
-    """The plan that takes a bridge network away."""
-    asked = admit(record, table)
-    fields = (asked.table, asked.name, asked.internal, asked.icc, asked.masquerade4, asked.masquerade6)
-    operations = (DeleteLink(record.Bridge), *([DismissBridge(*fields)] if admitted else []))
+def admit_legacy(record: NetworkRecord) -> AdmitBridgeLegacy:
+    """The same for a kernel without nf_tables."""
+    options = options_of(record)
+    subnets = tuple(str(pool.subnet) for pool in pools_of(record))
+    masqueraded = subnets if options.masquerade and not record.Internal else ()
+    return AdmitBridgeLegacy(record.Bridge, subnets, record.Internal, options.icc, masqueraded)
+
+
+def dismiss(record: NetworkRecord, table: str) -> DismissBridge:
+    one = admit(record, table)
+    return DismissBridge(one.table, one.name, one.internal, one.icc, one.masquerade4, one.masquerade6)
+
+
+def dismiss_legacy(record: NetworkRecord) -> DismissBridgeLegacy:
+    one = admit_legacy(record)
+    return DismissBridgeLegacy(one.name, one.subnets, one.internal, one.icc, one.masqueraded)
+
+
+def remove_plan(record: NetworkRecord, dismissal: Operation) -> Plan:
+    """The plan that takes a bridge network away. `dismissal` takes it out of the firewall."""
+    operations = (DeleteLink(record.Bridge), dismissal)
     return Plan("remove network", tuple(Step("daemon", operation) for operation in operations))
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One endpoint that is being attached: its network, its settings, and what its link is called inside."""
+    """One endpoint that is being attached: its network, its settings, and what its link is called inside.
+
+    `bridge_filter` says that what crosses bridges passes the firewall on this machine (br_netfilter).
+    """
 
     network: NetworkRecord
     endpoint: Endpoint
@@ -98,6 +120,7 @@ class Attachment:
     default4: bool = False
     default6: bool = False
     hairpin: bool = False
+    bridge_filter: bool = True
 
 
 def veth_name(endpoint: Endpoint) -> str:
@@ -114,9 +137,10 @@ def attach_operations(attached: Attachment, netns: str = "") -> list[Operation]:
         mode = network.Options.get("macvlan_mode", "bridge")
         link = CreateMacvlan(parent_of(network), name, endpoint.MacAddress, mode, options.mtu, netns)
     else:
-        link = CreateVeth(
-            veth_name(endpoint), network.Bridge, name, endpoint.MacAddress, options.mtu, netns, attached.hairpin
-        )
+        # Where the firewall doesn't see what crosses a bridge, ports that don't see each other do its work.
+        isolated = not options.icc and not attached.bridge_filter
+        outer, mac = veth_name(endpoint), endpoint.MacAddress
+        link = CreateVeth(outer, network.Bridge, name, mac, options.mtu, netns, attached.hairpin, isolated)
     quiet = [] if endpoint.GlobalIPv6Address or netns else [WriteSysctl(f"net/ipv6/conf/{name}/disable_ipv6", "1")]
     return [link, *quiet, ConfigureLink(name, endpoint.addresses(), gateways(attached), netns)]
 

@@ -151,3 +151,14 @@ def test_what_fails_says_which_message(host: Child, operation: Any, errno: str, 
         host.do(operation)
     assert caught.value.errno_name == errno
     assert said in str(caught.value)
+
+
+def test_a_filtered_bridge_and_an_isolated_port(host: Child, guest: Child) -> None:
+    host.do(CreateBridge("br1", "quiet", "02:42:00:00:00:02", (), filtered=True))
+    (bridge,) = ip(host, "link", "show", "dev", "br1")
+    assert bridge["linkinfo"]["info_data"]["nf_call_iptables"] == 1
+    assert bridge["linkinfo"]["info_data"]["nf_call_ip6tables"] == 1
+    host.do(veth(guest, isolated=True))
+    (port,) = ip(host, "link", "show", "dev", "veth1")
+    assert port["linkinfo"]["info_slave_data"]["isolated"] is True
+    assert port["linkinfo"]["info_slave_data"]["hairpin"] is False
