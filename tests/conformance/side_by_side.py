@@ -58,6 +58,8 @@ def shown(engine: Daemon) -> dict[str, Any]:
         for name in engine.out("network", "ls", "--format", "{{.Name}}").split()
     }
     names = {found["Id"]: name for name, found in containers.items()}
+    for container in containers.values():
+        container["HostConfig"]["Links"] = sorted(container["HostConfig"]["Links"] or [])
     for network in networks.values():
         network["IPAM"]["Config"] = sorted(network["IPAM"]["Config"] or [], key=lambda one: str(one["Subnet"]))
         network["Containers"] = {names[key]: value for key, value in network["Containers"].items()}
@@ -72,7 +74,8 @@ def shown(engine: Daemon) -> dict[str, Any]:
 
 def _own_name(container: dict[str, Any]) -> str:
     """dockerd lists a link's alias as one more name of the container at its end."""
-    return next(name for name in container["Names"] if name.count("/") == 1)
+    names: list[str] = container["Names"]
+    return next(name for name in names if name.count("/") == 1)
 
 
 def _port_order(port: dict[str, Any]) -> tuple[Any, ...]:

@@ -73,18 +73,19 @@ class Dockerd(Isolated):
         return self.in_network(["dockerd", "-H", self.host, *roots, *self.flags])
 
     def start(self) -> None:
-        self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr
+        process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        assert process.stderr
         said = []
-        for line in self.process.stderr:
-            said.append(line)
-            if "API listen on" in line:
+        for line in process.stderr:
+            said.append(line.decode())
+            if b"API listen on" in line:
                 break
         else:
             raise AssertionError("".join(said))
         # What it says later fills no pipe.
-        self.drain = subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
-        self.process.stderr.close()
+        self.drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
+        process.stderr.close()
+        self.process = process
 
     def stop(self) -> None:
         assert self.process
