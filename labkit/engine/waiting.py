@@ -18,7 +18,8 @@ async def wait(container: Container, condition: str) -> tuple[int, str]:
     run = container.run
     if condition == "removed":
         await container.removed.wait()
-    elif condition == "next-exit" or container.record.State.Running:
+        return container.record.State.ExitCode, ""  # as dockerd: the removal went well, whatever the start did
+    if condition == "next-exit" or container.record.State.Running:
         await run.exited.wait()
         return run.code or 0, container.record.State.Error
     return container.record.State.ExitCode, container.record.State.Error
