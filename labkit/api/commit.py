@@ -31,7 +31,9 @@ def routes(engine: Engine) -> list[Route]:
 
     async def export(request: Request) -> Answer:
         container = engine.find(request.params["id"])
-        return Stream(threaded(commit.export(container)), "application/octet-stream")
+        pieces = commit.export(container)
+        engine.events.publish("container", "export", container.id, container.attributes())
+        return Stream(threaded(pieces), "application/octet-stream")
 
     return [
         Route("POST", "/commit", make_image),

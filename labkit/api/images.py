@@ -136,7 +136,7 @@ def tell_removed(engine: Engine, target: Image, removed: Iterable[Removed], pres
         if item.untagged:
             _publish(engine, "untag", target)
         elif item.deleted in present:
-            _publish(engine, "delete", present[item.deleted])
+            engine.events.publish("image", "delete", item.deleted, {"name": item.deleted})
 
 
 async def save(engine: Engine, request: Request) -> Stream:
@@ -192,7 +192,10 @@ async def _import(engine: Engine, request: Request) -> Stream:
         return engine.images.import_(archive, reference, changes, message, platform, report)
 
     def results(identifier: str) -> Iterable[Message]:
-        _publish(engine, "import", engine.images.resolve(identifier), reference.familiar if reference else "")
+        image = engine.images.resolve(identifier)
+        if reference:
+            _publish(engine, "tag", image, reference.familiar)
+        _publish(engine, "import", image)
         yield {"status": identifier}
 
     if source == "-":

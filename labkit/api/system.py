@@ -121,8 +121,8 @@ def info(engine: Engine, identity: str) -> dict[str, Any]:
         "CgroupVersion": str(layout.version),
         "NEventsListener": len(engine.events.listeners),
         "KernelVersion": platform.release(),
-        "OperatingSystem": operating_system(),
-        "OSVersion": "",
+        "OperatingSystem": os_release("PRETTY_NAME") or "Linux",
+        "OSVersion": os_release("VERSION_ID"),
         "OSType": "linux",
         "Architecture": platform.machine(),
         "IndexServerAddress": "https://index.docker.io/v1/",
@@ -169,10 +169,10 @@ def _read(path: str) -> str:
         return ""
 
 
-def operating_system() -> str:
-    """The host's name for itself (os-release(5))."""
-    names = [line for line in _read("/etc/os-release").splitlines() if line.startswith("PRETTY_NAME=")]
-    return names[0].split("=", 1)[1].strip('"') if names else "Linux"
+def os_release(name: str) -> str:
+    """What the host says of its operating system (os-release(5)); empty if it doesn't."""
+    found = [line for line in _read("/etc/os-release").splitlines() if line.startswith(f"{name}=")]
+    return found[0].split("=", 1)[1].strip("\"'") if found else ""
 
 
 def filesystem(path: str) -> str:

@@ -47,8 +47,7 @@ class Exec:
             raise Conflict(self.already())
         check_running(self.container)
         self.started = True
-        command = " ".join(self.body.Cmd or [])
-        self._publish(engine, f"exec_start: {command}")
+        self._publish(engine, f"exec_start: {command_of(self.body)}")
         try:
             await self._start(engine, size, attach, context)
         except LabkitError as error:
@@ -111,6 +110,12 @@ class Exec:
         engine.events.publish("container", action, self.container.id, attributes)
 
 
+def command_of(body: ExecCreateBody) -> str:
+    """A command as the events have it: moby puts a space between the program and its arguments, be there any or not."""
+    program, *arguments = body.Cmd or [""]
+    return f"{program} {' '.join(arguments)}"
+
+
 def check_running(container: Container) -> None:
     """An exec needs a container that runs, isn't paused, and doesn't wait for its restart."""
     if container.record.State.Restarting:
@@ -132,7 +137,7 @@ def create(engine: Engine, container: Container, body: ExecCreateBody) -> Exec:
     engine.execs[made.id] = made
     container.execs[made.id] = made
     attributes = container.attributes(execID=made.id)
-    engine.events.publish("container", f"exec_create: {' '.join(body.Cmd)}", container.id, attributes)
+    engine.events.publish("container", f"exec_create: {command_of(body)}", container.id, attributes)
     return made
 
 

@@ -27,6 +27,7 @@ async def top(engine: Engine, container: Container, arguments: str) -> dict[str,
     if not container.run.running:
         raise Conflict(f"container {container.id} is not running")
     output = await _ps(shlex.split(arguments) or ["-ef"])
+    engine.events.publish("container", "top", container.id, container.attributes())
     return select(output, set(pids(engine, container)))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from labkit.engine import backoff, health_checks, resources, security
 from labkit.engine.models import Config, HealthConfig, HostConfig
-from labkit.errors import InvalidParameter, NotImplementedByLabkit
+from labkit.errors import InvalidParameter
 from labkit.kernel import limits
 from labkit.network.models import NetworkingConfig
 

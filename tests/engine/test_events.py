@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from labkit.engine.events import KEPT, Events, matches
+from labkit.engine.events import KEPT, WAITING, Events, matches
 
 EVENT: dict[str, Any] = {
     "Type": "container", "Action": "exec_create: sh -c true", "scope": "local",
-    "Actor": {"ID": "abcdef", "Attributes": {"name": "box", "image": "alpine", "colour": "red"}},
+    "Actor": {"ID": "abcdef", "Attributes": {"name": "box", "image": "alpine:3.20", "colour": "red"}},
 }  # fmt: skip
 
 
@@ -23,11 +23,14 @@ EVENT: dict[str, Any] = {
     [
         ({}, True), ({"type": ["container"]}, True), ({"type": ["image", "container"]}, True),
         ({"type": ["image"]}, False), ({"event": ["exec_create"]}, True), ({"event": ["exec"]}, False),
-        ({"container": ["abc"]}, True), ({"container": ["box"]}, True), ({"container": ["/box"]}, True),
-        ({"container": ["bo"]}, False), ({"image": ["alpine"]}, False), ({"label": ["colour"]}, True),
+        ({"event": ["exec", "exec_start"]}, True), ({"event": ["exec_create: sh -c true"]}, True),
+        ({"container": ["abc"]}, True), ({"container": ["box"]}, True), ({"container": ["x", "bo"]}, True),
+        ({"container": ["ox"]}, False), ({"image": ["alpine"]}, True), ({"image": ["alpine:3.20"]}, True),
+        ({"image": ["alp"]}, False), ({"image": ["abcdef"]}, True), ({"label": ["colour"]}, True),
         ({"label": ["colour=red"]}, True), ({"label": ["colour=blue"]}, False),
         ({"label": ["colour", "shape"]}, False), ({"scope": ["local"]}, True), ({"scope": ["swarm"]}, False),
-        ({"daemon": ["x"]}, True), ({"volume": ["x"]}, False), ({"type": []}, True),
+        ({"daemon": ["x"]}, False), ({"volume": ["x"]}, False), ({"volume": ["box"]}, True), ({"type": []}, True),
+        ({"nosuch": ["x"]}, True),
         ({"type": ["container"], "label": ["colour=blue"]}, False),
     ],
 )  # fmt: skip
@@ -43,7 +46,7 @@ def test_the_past_between_two_times() -> None:
     events = Events()
     for action in ("create", "start", "die"):
         events.publish("container", action, "abc", {"name": "box", "image": "alpine"})
-    first, second, third = (event["timeNano"] for event in events.recent)
+    first, second, third = (event["timeNano"] for event, _ in events.recent)
     assert first < second < third
     assert asyncio.run(heard(events, first, third)) == ["create", "start", "die"]
     assert asyncio.run(heard(events, second, second)) == ["start"]
@@ -89,5 +92,49 @@ def test_only_the_last_events_are_kept() -> None:
     events = Events()
     for number in range(KEPT + 5):
         events.publish("image", str(number), "x", {})
-    assert [event["Action"] for event in events.recent] == [str(number) for number in range(5, KEPT + 5)]
-    assert "from" not in events.recent[0]
+    assert [event["Action"] for event, _ in events.recent] == [str(number) for number in range(5, KEPT + 5)]
+    assert "from" not in events.recent[0].event
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "passes"),
+    [
+        ("reg:5000/a/b:1", "reg:5000/a/b", True), ("reg:5000/a/b", "reg:5000/a/b", True), ("reg:5000/a", "reg", False),
+        ("a@sha256:00", "a", True), ("a:1", "a:2", False),
+    ],
+)  # fmt: skip
+def test_images_go_by_their_names_without_a_tag(name: str, asked: str, passes: bool) -> None:
+    event = {
+        "Type": "image",
+        "Action": "tag",
+        "scope": "local",
+        "Actor": {"ID": "sha256:1", "Attributes": {"name": name}},
+    }
+    assert matches(event, {"image": [asked]}) is passes
+
+
+def test_a_listener_that_does_not_read_misses_events_and_keeps_none_of_them() -> None:
+    async def main() -> None:
+        events = Events()
+        slow, fast = events.follow(0, 0, {}), events.follow(0, 0, {})
+        waiting = [asyncio.ensure_future(anext(one)) for one in (slow, fast)]
+        while len(events.listeners) < 2:
+            await asyncio.sleep(0)
+        heard = []
+        for number in range(3 * WAITING):
+            events.publish("image", str(number), "x", {})
+            heard.append(await waiting[1])
+            waiting[1] = asyncio.ensure_future(anext(fast))
+            await asyncio.sleep(0)
+        first = await waiting[0]
+        assert json.loads(first)["Action"] == "0"
+        assert first is heard[0]  # the same bytes to all
+        assert max(queue.qsize() for queue in events.listeners) <= WAITING
+        assert [json.loads(line)["Action"] for line in heard] == [str(number) for number in range(3 * WAITING)]
+        waiting[1].cancel()
+        for one in (slow, fast):
+            assert isinstance(one, AsyncGenerator)
+            await asyncio.sleep(0)
+            await one.aclose()
+
+    asyncio.run(main())
