@@ -52,7 +52,7 @@ network connect --ip 172.17.0.40 bridge box
     "links": rf"""
 run -d --name db --expose 80-82 --expose 53/udp --expose 90 -e A=b -h dbhost {SLEEP}
 run -d --name web --link db:the-alias --link db -e THE_ALIAS_NAME=own {SLEEP}
-sh:web env | grep -e ^THE_ -e ^DB_ | sort; {OWN_HOSTS}; {PING} the-alias > /dev/null && echo pong
+sh:web env | grep -e ^THE_ -e ^DB_ | sort; {OWN_HOSTS} | sort; {PING} the-alias > /dev/null && echo pong
 run --rm --link db:x busybox env | grep ^X_
 run --rm --link nosuch:x busybox true
 run --rm --network host --link db busybox true
