@@ -124,12 +124,12 @@ class Containers:
 
     async def kill(self, request: Request) -> Answer:
         number = validation.parse_signal(request.text("signal") or "SIGKILL")
-        container = self._find(request)
-        run = container.run
         try:
+            container = self._find(request)
+            run = container.run
             await stopping.kill(self.engine, container, number, request.context)
-        except Conflict as error:
-            raise Conflict(f"cannot kill container: {request.params['id']}: {error}") from error
+        except (Conflict, NotFound) as error:
+            raise type(error)(f"cannot kill container: {request.params['id']}: {error}") from error
         if number == 9:
             await run.exited.wait()
         return NO_CONTENT

@@ -197,11 +197,14 @@ async def rename(engine: Engine, container: Container, name: str) -> None:
     name = name.lstrip("/")
     if not name:
         raise InvalidParameter("Neither old nor new names may be empty")
-    validation.check_name(name)
     async with container.lock:
         if name == container.name:
             raise InvalidParameter("Renaming a container with the same name as its current name")
-        engine.check_name_free(name)
+        try:
+            validation.check_name(name)
+            engine.check_name_free(name)
+        except (InvalidParameter, Conflict) as error:
+            raise type(error)(f"Error when allocating new name: {error}") from error
         old = container.name
         engine.names.pop(old)
         container.record.Name = f"/{name}"

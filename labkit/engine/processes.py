@@ -40,7 +40,8 @@ async def _ps(arguments: list[str]) -> str:
         raise LabkitError("docker top needs the host's ps command: install procps") from error
     output, errors = await process.communicate()
     if process.returncode:
-        raise InvalidParameter(f"ps: {errors.decode(errors='replace').strip()}")
+        why = errors.decode(errors="replace").strip().partition("\n")[0]  # the rest is ps's usage
+        raise InvalidParameter(f"ps: {why}")
     return output.decode(errors="replace")
 
 
