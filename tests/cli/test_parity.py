@@ -367,7 +367,7 @@ def words(text: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def containers(engine: str) -> None:
     docker("run -d --name web --network none -l a=b -l c.d-e=f labbb sleep 1000")
-    docker("network create lab10 --subnet 10.211.0.0/24 --label a=b --label c.d-e=f")
+    docker("network create lab10 --subnet 10.211.0.0/24 --label c.d-e=f")  # docker lists several in any order
     docker("network create lab2 --subnet 10.213.0.0/24 --internal")
     docker("run --name gone --network none labbb sh -c 'echo one; echo two >&2; exit 3'")
 
