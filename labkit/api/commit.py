@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
-
+from labkit.api import bodies
 from labkit.api.downloads import threaded
 from labkit.api.http import Answer, Request, Route, Stream, json_response
 from labkit.engine import commit
 from labkit.engine.engine import Engine
 from labkit.engine.models import Config
-from labkit.errors import InvalidParameter
 from labkit.images.references import parse_repository
 
 
@@ -44,7 +42,4 @@ def routes(engine: Engine) -> list[Route]:
 async def _config(request: Request) -> Config | None:
     """The body: a configuration that takes the place of the container's, or `null`, or nothing."""
     body = await request.body()
-    try:
-        return msgspec.json.decode(body, type=Config | None) if body.strip() else None
-    except msgspec.MsgspecError as error:
-        raise InvalidParameter(f"invalid JSON: {error}") from None
+    return bodies.decode(body, Config) if body.strip() not in (b"", b"null") else None

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from labkit.api import bodies
 from labkit.api.streams import Hijacked
 from labkit.errors import InvalidParameter
 from labkit.trace import TraceContext, continue_trace
@@ -114,10 +115,7 @@ class Request:
         if not body.strip():
             return type()
         check_json_type(self.headers.get("content-type", ""))
-        try:
-            return msgspec.json.decode(body, type=type)
-        except msgspec.MsgspecError as error:
-            raise InvalidParameter(f"invalid JSON: {error}") from None
+        return bodies.decode(body, type)
 
 
 def check_json_type(content_type: str) -> None:

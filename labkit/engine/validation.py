@@ -72,6 +72,7 @@ def _settle(host: HostConfig) -> None:
         host.PidsLimit = None
     unshared = limits.read().version == 1  # a cgroup namespace of its own is the default on v2 only
     host.CgroupnsMode = host.CgroupnsMode or ("host" if unshared else "private")
+    host.ConsoleSize = host.ConsoleSize or [0, 0]
     unlabelled = not security.parse(host.SecurityOpt).labels
     if unlabelled and (host.Privileged or "host" in (host.IpcMode, host.PidMode)):
         host.SecurityOpt = [*(host.SecurityOpt or ()), "label=disable"]

@@ -182,8 +182,9 @@ def test_json_bodies(serve: Serve) -> None:
         assert post(b"{}", f"{kind}; charset=utf-8") == (200, {"Image": "", "Port": 0})
         status, told = post(b'{"Port": "x"}')
         assert status == 400
-        assert str(told["message"]).startswith("invalid JSON: ")
-        assert "$.Port" in str(told["message"])
+        assert told["message"] == (
+            "invalid JSON: json: cannot unmarshal string into Go struct field Ports.Port of type int64"
+        )
         assert post(b"{")[0] == 400
         assert post(b"{}", "Content-Type: text/plain") == (
             400,

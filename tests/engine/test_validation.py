@@ -78,6 +78,7 @@ def test_what_is_written_into_a_configuration() -> None:
     assert settled().CgroupnsMode == ("host" if read_layout().version == 1 else "private")
     assert settled(CgroupnsMode="private").CgroupnsMode == "private"
     assert settled().SecurityOpt is None
+    assert settled(ConsoleSize=[]).ConsoleSize == [0, 0]
     for host in ({"Privileged": True}, {"IpcMode": "host"}, {"PidMode": "host"}):
         assert settled(**host).SecurityOpt == ["label=disable"]
     assert settled(Privileged=True, SecurityOpt=["label=type:x"]).SecurityOpt == ["label=type:x"]

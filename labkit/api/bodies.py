@@ -1,0 +1,128 @@
+"""Bodies of requests as the structs that the Engine API defines, with tolerance and words of Go's encoding/json.
+
+A null is a field that wasn't given; an integer has 64 bits. What doesn't fit is refused as moby's
+`httputils.ReadJSON` refuses it: clients show that text.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from labkit.errors import InvalidParameter
+
+T = TypeVar("T")
+
+_LONG = re.compile(rb"[0-9]{19}")
+_WRONG = re.compile(r"Expected `.*`, got `(\w+)`(?: - at `\$(.*)`)?")
+_STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
+_KINDS = {"str": "string", "int": "number", "float": "number", "bool": "bool", "array": "array", "object": "object"}
+_GO_TYPES = {
+    inspect.IntType: "int64", inspect.StrType: "string", inspect.BoolType: "bool", inspect.FloatType: "float64",
+}  # fmt: skip
+_GO_NAMES = {"CreateBody": "CreateRequest", "ExecCreateBody": "ExecOptions", "ExecStartBody": "ExecStartOptions"}
+
+
+def decode(body: bytes, type: type[T]) -> T:
+    """A body as a value of `type`. Raises InvalidParameter in Go's words."""
+    try:
+        return _decode(body, type)
+    except msgspec.MsgspecError as error:
+        raise InvalidParameter(f"invalid JSON: {error}") from None
+    except RecursionError:
+        raise InvalidParameter("invalid JSON: exceeded max depth") from None
+
+
+def _decode(body: bytes, type: type[T]) -> T:
+    try:
+        found = msgspec.json.decode(body, type=type)
+    except msgspec.ValidationError:
+        return _decode_slowly(body, type)
+    return _decode_slowly(body, type) if _LONG.search(body) else found
+
+
+def _decode_slowly(body: bytes, type: type[T]) -> T:
+    value = msgspec.json.decode(body)
+    if value is None:
+        return type()
+    plain = _without_nulls(value)
+    _check_integers(plain, type, "")
+    try:
+        return msgspec.convert(plain, type)
+    except msgspec.ValidationError as error:
+        raise InvalidParameter(f"invalid JSON: {_in_gos_words(str(error), type)}") from None
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _check_integers(value: Any, type: type, path: str) -> None:
+    """Refuse numbers that no int64 holds."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_integers(item, type, f"{path}.{key}")
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _check_integers(item, type, f"{path}[{number}]")
+    elif isinstance(value, int) and not -1 << 63 <= value < 1 << 63:
+        raise InvalidParameter(f"invalid JSON: {_told('number ' + str(value), type, path, 'int64')}")
+
+
+def _in_gos_words(text: str, type: type) -> str:
+    """msgspec's "Expected `int`, got `str` - at `$.HostConfig.Memory`" as encoding/json has it."""
+    match = _WRONG.fullmatch(text)
+    if match is None or match[1] not in _KINDS:
+        return text
+    return _told(_KINDS[match[1]], type, match[2] or "", "")
+
+
+def _told(kind: str, type: type, path: str, wanted: str) -> str:
+    owner, names, found = _follow(inspect.type_info(type), path)
+    go_type = wanted or _go_type(found)
+    if not names:
+        return f"json: cannot unmarshal {kind} into Go value of type {go_type}"
+    return f"json: cannot unmarshal {kind} into Go struct field {owner}.{'.'.join(names)} of type {go_type}"
+
+
+def _follow(info: inspect.Type, path: str) -> tuple[str, list[str], inspect.Type]:
+    """Go along a path: the innermost struct's name, the names of the fields passed, the type at the end."""
+    owner, names = "", []
+    for name, _ in _STEP.findall(path):
+        info = _bare(info)
+        if isinstance(info, inspect.StructType) and name:
+            owner = _go_name(info)
+            names.append(name)
+            info = next((field.type for field in info.fields if field.encode_name == name), inspect.AnyType())
+        elif isinstance(info, inspect.ListType):
+            info = info.item_type
+        elif isinstance(info, inspect.DictType):
+            info = info.value_type
+    return owner, names, _bare(info)
+
+
+def _bare(info: inspect.Type) -> inspect.Type:
+    """A type without its null and its "not given"; a list, if there is a choice."""
+    if not isinstance(info, inspect.UnionType):
+        return info
+    choices = [one for one in info.types if not isinstance(one, inspect.NoneType)]
+    return next((one for one in choices if isinstance(one, inspect.ListType)), choices[0])
+
+
+def _go_type(info: inspect.Type) -> str:
+    if isinstance(info, inspect.ListType):
+        return f"[]{_go_type(_bare(info.item_type))}"
+    if isinstance(info, inspect.DictType):
+        return f"map[string]{_go_type(_bare(info.value_type))}"
+    if isinstance(info, inspect.StructType):
+        return _go_name(info)
+    return _GO_TYPES.get(type(info), "interface {}")
+
+
+def _go_name(info: inspect.StructType) -> str:
+    return _GO_NAMES.get(info.cls.__name__, info.cls.__name__)
