@@ -52,11 +52,16 @@ def explain(client: Client, argv: Sequence[str], client_spans: Sequence[Span]) -
     calls = bool(given.options.get("calls", True)) and not given.flag("no-calls")
     choice = Choice(Style(stable, given.flag("full")), calls, not stable, only, folded=not only)
     subject = " ".join(given.arguments)
-    traces = _find(client, subject, client_spans)
+    ending = _ending(client, subject)
+    try:
+        traces = _find(client, subject, client_spans)
+    except NotFound:
+        if ending is None:
+            raise
+        traces = []
     told = [tell(trace, client_spans, choice) for trace in traces]
-    if (ending := _ending(client, subject)) and not only:
-        told.append(ending_node(ending, choice))
-    return Explanation(tuple(told))
+    reason = [ending_node(ending, choice)] if ending and not only else []
+    return Explanation((*told, *reason))
 
 
 def _ending(client: Client, wanted: str) -> Data | None:

@@ -37,7 +37,7 @@ def reason(ending: Data) -> str:
     killed = f"killed by {_name(number)}" if number else "it left by itself"
     told = {
         "memory": f"{killed}: its memory was used up, and the kernel chose this process",
-        "client": f"{_after(ending)} that a client's `{ending['Verb']}` had it sent",
+        "client": f"{_after(ending)} that a client's `{ending.get('Verb', '')}` had it sent",
         "daemon": f"{_after(ending)} that the daemon sent when it was told to end",
         "signal": f"{killed}, which the engine has not sent: it came from inside, from another process of the host, "
         "or it was a fault of the program's",
