@@ -198,6 +198,8 @@ async def rename(engine: Engine, container: Container, name: str) -> None:
     if not name:
         raise InvalidParameter("Neither old nor new names may be empty")
     async with container.lock:
+        if container.record.State.Dead:
+            raise Conflict("container is marked for removal and cannot be renamed")
         if name == container.name:
             raise InvalidParameter("Renaming a container with the same name as its current name")
         try:
