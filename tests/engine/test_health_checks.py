@@ -35,7 +35,7 @@ def result(code: int, at: float = 100) -> HealthResult:
 )
 def test_what_is_no_check(field: str, value: int, words: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
-        health_checks.check(HealthConfig(**{field: value}))
+        health_checks.check(msgspec.convert({field: value}, HealthConfig))
     assert str(caught.value) == words
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def test_without_one_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_it_runs_the_program() -> None:
-    spec = {"process": {"args": ["sh", "-c", "x"], "cwd": "/"}, "mounts": [{"destination": "/proc"}]}
+    spec: dict[str, Any] = {"process": {"args": ["sh", "-c", "x"], "cwd": "/"}, "mounts": [{"destination": "/proc"}]}
     assert init_program.put_before(spec, "") is spec
     found = init_program.put_before(spec, "/usr/bin/docker-init")
     assert found["process"] == {"args": ["/sbin/docker-init", "--", "sh", "-c", "x"], "cwd": "/"}

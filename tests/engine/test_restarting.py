@@ -80,13 +80,16 @@ def test_the_timer() -> None:
         called: list[str] = []
         done = asyncio.Event()
         stopped, kept = Backoff(delay=0.01), Backoff(delay=0.02)
+
+        def restart() -> None:
+            called.append("kept")
+            done.set()
+
         stopped.begin(lambda: called.append("stopped"))
-        kept.begin(lambda: (called.append("kept"), done.set())[0])
-        assert stopped.waiting
+        kept.begin(restart)
         stopped.stop()
-        assert not stopped.waiting
         await done.wait()
-        assert not kept.waiting
+        assert [stopped.waiting, kept.waiting] == [False, False]
         return called
 
     assert asyncio.run(wait()) == ["kept"]
