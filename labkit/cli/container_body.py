@@ -235,6 +235,14 @@ def _healthcheck(given: Invocation) -> dict[str, Any]:
     return check
 
 
+def update_body(given: Invocation) -> dict[str, Any]:
+    """The body of `docker update`: the limits that were given, and the restart policy."""
+    body = {field: given.options[name] for name, field in _HOST.items() if name in given.options}
+    if given.text("restart"):
+        body["RestartPolicy"] = _restart_policy(given.text("restart"))
+    return body
+
+
 def _restart_policy(text: str) -> dict[str, Any]:
     name, colon, count = text.partition(":")
     if not name and count:
