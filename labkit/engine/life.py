@@ -36,7 +36,6 @@ from labkit.engine.spans import failed_span, started_span
 from labkit.errors import Conflict, InvalidParameter, LabkitError, NotModified, Unavailable
 from labkit.images.manifests import ContainerConfig
 from labkit.plan import Context, Execution
-from labkit.runtime.spawning import StartFailed
 from labkit.trace import TraceContext
 
 if TYPE_CHECKING:
@@ -153,12 +152,14 @@ async def _run_plan(engine: Engine, container: Container, joined: endpoints.Join
 
     try:
         first.run_or_undo()
-        with endpoints.host_netlink(joined, made):
-            child = made.child | mountpoints.trees(first.context)
-            started = await engine.spawner.start(container.id, plan, child, made.keep, write)
-    except LabkitError as error:
-        if isinstance(error, StartFailed):
+        try:
+            with endpoints.host_netlink(joined, made):
+                child = made.child | mountpoints.trees(first.context)
+                started = await engine.spawner.start(container.id, plan, child, made.keep, write)
+        except LabkitError:
             first.undo()
+            raise
+    except LabkitError as error:
         engine.traces.plan(failed_span(container.id, plan, error, context, first.records))
         raise
     finally:
