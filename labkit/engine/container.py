@@ -92,14 +92,15 @@ class Container:
 
     async def open_log(self) -> None:
         """Have a log for the run that begins. Raises LabkitError if its options make no sense or nobody takes it."""
-        self.adopt_log()
+        self.close_log()
+        self.log = self.run.output.log = drivers.open_logger(self.record, self.directory)
         if self.log:
-            await self.log.connect()
+            await drivers.reach(self.log)
 
     def adopt_log(self) -> None:
         """Have a log for a run that a daemon before this one has begun."""
         self.close_log()
-        self.log = self.run.output.log = drivers.open_logger(self.record, self.directory)
+        self.log = self.run.output.log = drivers.adopt_logger(self.record, self.directory)
 
     def close_log(self) -> None:
         """Let go of the log: the run has ended, or never began."""

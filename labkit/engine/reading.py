@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from labkit.engine.container import Container
-from labkit.engine.logging import rotation
+from labkit.engine.logging import journald, rotation
 from labkit.engine.logging.formats import Format
 from labkit.engine.logging.logger import Files, files
 from labkit.engine.logging.rotation import Inflation, RotatedFile
-from labkit.engine.logs import Selection
+from labkit.engine.logs import Piece, Selection
 from labkit.engine.output import frame
 from labkit.engine.run import Run
 from labkit.errors import NotImplementedByLabkit
@@ -40,10 +40,33 @@ def read(container: Container, selection: Selection, tail: int | None, follow: b
 
     Raises NotImplementedByLabkit at once if the log driver keeps nothing.
     """
+    if container.record.HostConfig.LogConfig.Type == "journald":
+        return _framed(
+            journald.read(container.record, selection, tail, follow and container.run.running), container.run
+        )
     places = files(container.record, container.directory)
     if places is None:
         raise NotImplementedByLabkit("configured logging driver does not support reading")
     return _read(container, places, selection, tail, follow)
+
+
+async def _framed(pieces: AsyncGenerator[Piece, None], run: Run) -> AsyncIterator[bytes]:
+    """What another program reads for us, until it has told all, or the container ends."""
+    ending = asyncio.create_task(run.exited.wait()) if run.running else None
+    coming: asyncio.Future[Piece | None] | None = None
+    try:
+        while True:
+            coming = asyncio.ensure_future(anext(pieces, None))
+            await asyncio.wait({coming, ending} if ending else {coming}, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done() or (piece := coming.result()) is None:
+                return
+            yield piece.data if run.has_terminal else frame(piece.stream, piece.data)
+    finally:
+        for waiting in (coming, ending):
+            if waiting and not waiting.done():
+                waiting.cancel()
+        await asyncio.gather(*([coming] if coming else []), return_exceptions=True)
+        await pieces.aclose()
 
 
 @dataclass(slots=True)

@@ -33,6 +33,10 @@ class Remote(Protocol):
         """Wait until it takes more, or has been given up."""
         ...
 
+    async def settled(self) -> None:
+        """Wait until nothing waits to be sent any more."""
+        ...
+
     def hurry(self) -> None:
         """The container has ended: wait only so long."""
         ...
@@ -52,7 +56,7 @@ class Files:
 def files(record: ContainerRecord, directory: str) -> Files | None:
     """The files that `docker logs` reads; None if the driver keeps none. Raises InvalidParameter for bad options.
 
-    Of what is sent elsewhere a copy is kept (dockerd's "dual logging"), unless `cache-disabled` says no.
+    Of what is sent where it can't be read back a copy is kept ("dual logging"), unless `cache-disabled` is true.
     """
     config = record.HostConfig.LogConfig
     asked = config.Config or {}
@@ -64,7 +68,7 @@ def files(record: ContainerRecord, directory: str) -> Files | None:
         return Files(json_path(record, directory), form, options.json_rotation(asked))
     if config.Type == "local":
         return Files(os.path.join(directory, "local-logs", "container.log"), Frames(), options.local_rotation(asked))
-    if config.Type == "none" or options.boolean(asked.get("cache-disabled", "false")):
+    if config.Type in ("none", "journald") or options.boolean(asked.get("cache-disabled", "false")):
         return None
     return Files(os.path.join(directory, "container-cached.log"), Frames(), options.local_rotation(asked, "cache-"))
 
@@ -141,6 +145,8 @@ class Logger:
         """Wait until nothing is done in the background any more."""
         if self.file:
             await self.file.settled()
+        if self.remote:
+            await self.remote.settled()
 
     def hurry(self) -> None:
         """The container has ended: what is left can't wait for ever."""

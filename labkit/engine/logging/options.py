@@ -137,6 +137,13 @@ def size(text: str, binary: bool) -> int:
     return int(float(match[1]) * (_BINARY if binary else _DECIMAL)[match[2].lower()])
 
 
+def buffer(options: Mapping[str, str]) -> int:
+    """How many bytes may wait in the daemon for who takes output: 0 unless the mode is `non-blocking`."""
+    if options.get("mode") != "non-blocking":
+        return 0
+    return size(options["max-buffer-size"], binary=True) if "max-buffer-size" in options else BUFFER
+
+
 def boolean(text: str) -> bool:
     """A boolean as Go's strconv.ParseBool reads it."""
     if text not in _TRUE | _FALSE:
