@@ -34,6 +34,7 @@ from labkit.api import (
 )
 from labkit.api.http import Route, Server
 from labkit.api.listening import TlsOptions
+from labkit.engine import runtimes
 from labkit.engine.engine import Engine
 from labkit.engine.logging import options as log_options
 from labkit.engine.models import LogConfig
@@ -80,6 +81,8 @@ def parser() -> argparse.ArgumentParser:
         "Hub; `none` for none (default: $LABKIT_HUB, or the one of this machine)",
     )
     add("--insecure-registry", action="append", default=[], metavar="HOST|CIDR", help="do without (verified) TLS there")
+    add("--add-runtime", action="append", default=[], metavar="NAME=PATH", help="an OCI runtime besides runc and crun")
+    add("--default-runtime", default="labkit", metavar="NAME", help="the runtime of containers that name none")
     add("--log-driver", default="json-file", metavar="NAME", help="where the output of containers goes")
     add("--log-opt", action="append", default=[], metavar="NAME=VALUE", help="an option of that log driver")
     add("-l", "--log-level", default="info", choices=("debug", "info", "warn", "error"), help="how much to log")
@@ -94,18 +97,10 @@ def main(argv: list[str]) -> int:
         level=options.log_level.upper().replace("WARN", "WARNING"),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    settings = Settings(
-        os.path.abspath(options.data_root),
-        os.path.abspath(options.exec_root),
-        options.cgroup_parent.strip("/"),
-        options.live_restore,
-        Registries(tuple(options.registry_mirror), tuple(options.insecure_registry), hub=options.hub),
-        options.bip,
-        LogConfig(Type=options.log_driver, Config=dict(one.partition("=")[::2] for one in options.log_opt)),
-    )
-    pidfile = options.pidfile or os.path.join(settings.exec_root, "labkit.pid")
-    hosts = options.host or [f"unix://{settings.exec_root}/labkit.sock"]
     try:
+        settings = settings_of(options)
+        pidfile = options.pidfile or os.path.join(settings.exec_root, "labkit.pid")
+        hosts = options.host or [f"unix://{settings.exec_root}/labkit.sock"]
         uvloop.run(serve(settings, hosts, listening.tls_options(options), pidfile, options.ready_fd))
     except LabkitError as error:
         print(f"labkit daemon: {error}", file=sys.stderr)
@@ -113,11 +108,27 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The settings that the flags give. Raises InvalidParameter."""
+    return Settings(
+        os.path.abspath(options.data_root),
+        os.path.abspath(options.exec_root),
+        options.cgroup_parent.strip("/"),
+        options.live_restore,
+        Registries(tuple(options.registry_mirror), tuple(options.insecure_registry), hub=options.hub),
+        options.bip,
+        LogConfig(Type=options.log_driver, Config=dict(one.partition("=")[::2] for one in options.log_opt)),
+        runtimes.parse(options.add_runtime),
+        options.default_runtime,
+    )
+
+
 async def serve(settings: Settings, hosts: list[str], tls: TlsOptions, pidfile: str, ready: int) -> None:
     """Boot the engine, serve it, shut it down in order."""
     if os.geteuid() != 0:
         raise Forbidden("the daemon needs root to make namespaces, mounts and cgroups: run it with sudo")
     log_options.check(settings.log)
+    runtimes.check(settings)
     listening.check(hosts, tls)
     listening.tls_context(tls)
     wanted = [host for host in hosts if listening.parse_host(host, tls.wanted)[0] == "tcp"]

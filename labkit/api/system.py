@@ -9,6 +9,7 @@ from typing import Any
 
 import labkit
 from labkit.api.http import API_VERSION, MIN_API_VERSION, Answer, Request, Response, Route, Stream, json_response
+from labkit.engine import runtimes
 from labkit.engine.clock import now, parse_timestamp
 from labkit.engine.engine import Engine
 from labkit.engine.logging.options import DRIVERS
@@ -138,8 +139,10 @@ def info(engine: Engine, identity: str) -> dict[str, Any]:
         "Labels": [],
         "ExperimentalBuild": False,
         "ServerVersion": labkit.__version__,
-        "Runtimes": {"labkit": {"path": "labkit-runtime"}},
-        "DefaultRuntime": "labkit",
+        "Runtimes": {
+            name: {"path": path or "labkit-runtime"} for name, path in runtimes.known(engine.settings).items()
+        },
+        "DefaultRuntime": engine.settings.default_runtime,
         "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": "",
                   "RemoteManagers": None},
         "LiveRestoreEnabled": engine.settings.live_restore,

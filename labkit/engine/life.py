@@ -20,6 +20,7 @@ from labkit.engine import (
     naming,
     ports,
     removing,
+    runtimes,
     starting,
     stdio,
     stopping,
@@ -55,6 +56,7 @@ async def create(
     identity = os.urandom(32).hex()
     defaults = msgspec.to_builtins(image.config.config or ContainerConfig())
     record = creation.make_record(identity, name, body, image.id, defaults)
+    runtimes.settle(engine.settings, record.HostConfig)
     log_options.settle(record.HostConfig.LogConfig, engine.settings.log)
     warnings = validation.check(record.Config, record.HostConfig)
     engine.check_name_free(name)

@@ -23,6 +23,15 @@ class Settings:
     log: LogConfig = field(default_factory=lambda: LogConfig(Type="json-file"))
     """The log driver, with its options, of containers that name none."""
 
+    runtimes: tuple[tuple[str, str], ...] = ()
+    """Names and programs of `--add-runtime`."""
+    default_runtime: str = "labkit"
+
+    @property
+    def runtime_states(self) -> str:
+        """What other runtimes keep of their containers, a directory for each."""
+        return os.path.join(self.exec_root, "runtimes")
+
     @property
     def containers(self) -> str:
         return os.path.join(self.data_root, "containers")

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from labkit.engine import devices, init_program, mounts, security, spec, users
+from labkit.engine import devices, init_program, mounts, runtimes, security, spec, users
 from labkit.engine.container import Container
 from labkit.engine.endpoints import NOTHING_JOINED, Joined
 from labkit.engine.models import ContainerRecord
@@ -23,7 +23,7 @@ from labkit.engine.settings import Settings
 from labkit.errors import InvalidParameter, KernelError, LabkitError
 from labkit.kernel.seccomp import compile_oci, default_profile, to_oci
 from labkit.plan import Operation, Plan
-from labkit.runtime import plans
+from labkit.runtime import oci, plans
 from labkit.runtime.spawning import StartFailed
 
 Spec = dict[str, Any]
@@ -69,6 +69,16 @@ def prepare(
     streams = (*(["stdin"] if record.Config.OpenStdin else []), "stdout", "stderr")
     size, network = (rows, columns), tuple(joined.operations)
     bases = mounts.bases(record, settings)
+    if program := runtimes.program_of(record, settings):
+        # Half an ID is unique as well, and the name of a socket in there has 107 bytes at most (unix(7)).
+        state = os.path.join(settings.runtime_states, record.Id[:32])
+        runtime = oci.Runtime(program, record.Id, container.bundle, state)
+        os.makedirs(settings.runtime_states, mode=0o700, exist_ok=True)
+        found["process"]["consoleSize"] = {"height": rows, "width": columns}
+        plan = oci.start_plan(found, machine, layers, runtime, streams, prelude, network, host.CgroupParent)
+        found = oci.spec_for(found, runtime)
+        write_config(container, found)
+        return found, plan
     plan = plans.start_plan(
         found, machine, layers, files, seccomp.program, size, streams, prelude, network, bases, host.CgroupParent
     )
@@ -76,9 +86,11 @@ def prepare(
 
 
 def write_config(container: Container, found: Spec) -> None:
-    """Write the bundle's config.json (OCI runtime-spec bundle.md)."""
-    with open(os.path.join(container.bundle, "config.json"), "wb") as file:
+    """Write the bundle's config.json (OCI runtime-spec bundle.md). By a rename: a runtime may be reading it."""
+    path = os.path.join(container.bundle, "config.json")
+    with open(f"{path}.new", "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(found), indent=1))
+    os.replace(f"{path}.new", path)
 
 
 def complete_bundle(container: Container, settings: Settings, machine: plans.Machine) -> None:
@@ -145,12 +157,22 @@ def explain_failure(container: Container, error: LabkitError) -> tuple[LabkitErr
     prefix = "failed to create task for container: failed to create shim task: OCI runtime create failed: "
     if cause.operation == "AttachTree" and cause.errno == errno.ENOTDIR:
         return InvalidParameter(f"{prefix}{cause.call}: not a directory: unknown: {_WRONG_KIND}"), 127
+    if cause.operation == "CreateByRuntime":
+        return InvalidParameter(f"{prefix}{cause.call}: unknown"), _status_of(cause.call)
     if cause.operation == "EnterDirectory" and cause.errno in (errno.ENOTDIR, errno.EEXIST):
         return InvalidParameter(f"Cannot mkdir: {container.record.Config.WorkingDir} is not a directory"), 128
     if cause.operation != "Execute":
         return LabkitError(f"{prefix}{cause}"), 128
     reason, code = exec_failure(cause, container.record.Path)
     return InvalidParameter(f"{prefix}unable to start container process: {reason}: unknown"), code
+
+
+def _status_of(said: str) -> int:
+    """The exit status that the docker command makes of what a runtime says."""
+    lower = said.lower()
+    if "executable file not found" in lower or "no such file or directory" in lower:
+        return 127
+    return 126 if "permission denied" in lower else 128
 
 
 def exec_failure(cause: KernelError, program: str) -> tuple[str, int]:

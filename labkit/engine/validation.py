@@ -101,8 +101,6 @@ def check_size(size: list[int] | None, field: str = "ConsoleSize") -> None:
 
 
 def _check_unsupported(host: HostConfig) -> None:
-    if host.Runtime not in ("", "labkit"):
-        raise InvalidParameter(f"unknown or invalid runtime name: {host.Runtime}")
     if host.Isolation.lower() not in ("", "default"):
         raise InvalidParameter(f"invalid isolation '{host.Isolation}' on linux")
     for key in host.StorageOpt or ():
@@ -169,7 +167,6 @@ def default_host_config(host: HostConfig | None) -> HostConfig:
     found.NetworkMode = found.NetworkMode or "default"
     found.IpcMode = found.IpcMode or "private"
     found.RestartPolicy.Name = found.RestartPolicy.Name or "no"
-    found.Runtime = found.Runtime or "labkit"
     found.ShmSize = found.ShmSize or 64 << 20
     return found
 

@@ -23,9 +23,11 @@ from labkit.errors import KernelError, LabkitError
 from labkit.kernel import resolver
 from labkit.kernel.cgroups import CreateCgroup, memory_counts, oom_kills
 from labkit.kernel.namespaces import CloneInit
+from labkit.kernel.oci_runtime import CreateByRuntime
 from labkit.plan import Context, Execution, Journal, Numbered, Plan, decode, recover
-from labkit.runtime import channel, plans
+from labkit.runtime import channel, oci, plans
 from labkit.runtime.init import DESCRIPTORS, ERROR, RECORDS, run_init
+from labkit.runtime.orphans import Orphans, take_created
 from labkit.runtime.parking import Encoded, Kind, Parked, kind_of, park
 
 PROTOCOL = 1
@@ -33,7 +35,11 @@ MOST_DESCRIPTORS = 4
 """How many descriptors a child sends in one packet at most."""
 PAUSE = 0.001
 """Seconds without anything to do after which a child is parked for the next start."""
-OPERATIONS = plans, resolver  # imported for their side effect: all operations that a plan may hold are known by name
+OPERATIONS = (
+    plans,
+    resolver,
+    oci,
+)  # imported for their side effect: all operations that a plan may hold are known by name
 
 
 @dataclass(slots=True)
@@ -48,6 +54,8 @@ class Process:
     request: int
     began: int
     records: bytes = b""
+    runtime: CreateByRuntime | None = None
+    """Another runtime that makes the container: until it is `ready`, the process is that one's `create`."""
     error: tuple[Any, ...] | None = None
     ready: bool = False
     code: int | None = None
@@ -90,6 +98,7 @@ class Spawner:
         self.parked: Parked | None = None
         self.kind: Kind | None = None
         self.wanted = False
+        self.orphans: Orphans | None = None
         for name in recover(self.journals, self.log):
             self.log(f"undid {name}, which a dead spawner had left")
         self.listener = self._listen(os.path.join(folder, "spawner.sock"))
@@ -142,7 +151,7 @@ class Spawner:
         """Wait for the end of a start that a dead daemon had asked for: a daemon finds what runs, or nothing."""
         while process.control:
             self.hear(process)
-        if process.error:
+        if process.error or (process.runtime and not process.ready):
             self.reap(process)
 
     def introduce(self, process: Process) -> None:
@@ -201,12 +210,27 @@ class Spawner:
         try:
             control = self.fork(execution, init, lent)
             process = Process(message["key"], execution.context, execution, kept, control, message["request"], began)
+            process.runtime = self.runtime_of(init)
             self.watch(process)
         except LabkitError as error:
             _close(kept)
             self.refuse(message["request"], error, execution)
         finally:
             _close(lent)
+
+    def runtime_of(self, init: Encoded) -> CreateByRuntime | None:
+        """The runtime that a plan's last operation becomes, if it is one. What that leaves behind becomes ours."""
+        if not init or init[-1][1] != CreateByRuntime.__name__:
+            return None
+        self.orphans = self.orphans or Orphans(self.selector, self.owned)
+        found = decode(init[-1][1:])
+        assert isinstance(found, CreateByRuntime)
+        return found
+
+    def owned(self) -> set[int]:
+        """The children that are waited for by their pidfds."""
+        parked = {self.parked.pid} if self.parked else set()
+        return parked | {process.pid for process in self.processes.values() if process.code is None}
 
     def take_parked(self, operations: Numbered, init: Encoded) -> Parked | None:
         """The parked child, if it is what the plan is about to fork; from now on that kind is parked."""
@@ -286,7 +310,7 @@ class Spawner:
             process.error = marshal.loads(body)
         elif not data:
             self._release_control(process)
-            if not process.error:
+            if not (process.error or process.runtime):
                 self._tell_started(process)
 
     def _release_control(self, process: Process) -> None:
@@ -314,6 +338,8 @@ class Spawner:
             self.hear(process)
         status = os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
         assert status
+        if process.runtime and not (process.ready or process.error) and self.take_over(process, status.si_status):
+            return
         process.ended = time.time_ns()
         killed = status.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
         process.signal = status.si_status if killed else 0
@@ -332,6 +358,25 @@ class Spawner:
         if process.execution.journal and not process.undone:
             process.execution.journal.remove()
         self._tell_ended(process)
+
+    def take_over(self, process: Process, status: int) -> bool:
+        """A runtime's `create` has ended: from now on the process is the container's init. False if there is none."""
+        assert process.runtime
+        try:
+            pid, pidfd = take_created(process.runtime, status, process.context.descriptors, process.kept)
+        except (KernelError, OSError, ValueError) as error:
+            known = (
+                error if isinstance(error, KernelError) else KernelError(str(error), getattr(error, "errno", 0) or 0)
+            )
+            records = marshal.loads(process.records) if process.records else []
+            process.error = (known.call, known.errno, known.hint, CreateByRuntime.__name__, None, records)
+            return False
+        self.selector.unregister(process.pidfd)
+        os.close(process.pidfd)
+        process.context.pid, process.context.descriptors["pidfd"] = pid, pidfd
+        self.selector.register(pidfd, selectors.EVENT_READ, lambda: self.reap(process))
+        self._tell_started(process)
+        return True
 
     def _tell_ended(self, process: Process) -> None:
         if process.error:

@@ -26,7 +26,6 @@ def check_host(**host: Any) -> list[str]:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"ConsoleSize": [1, 1 << 16]}, "invalid ConsoleSize [1, 65536]: it needs rows and columns, from 0 to 65535"),
-    ({"Runtime": "kata"}, "unknown or invalid runtime name: kata"),
     ({"UsernsMode": "private"}, "invalid user namespace mode: private"),
     ({"PidMode": "own"}, "invalid PID mode: own"),
     ({"IpcMode": "own"}, "invalid IPC mode: own"),

@@ -1,0 +1,89 @@
+"""The plan of a container that another OCI runtime makes: what is done before `RUNTIME create` (`kernel.oci_runtime`).
+
+The cgroups are labkit's, so that their end and an out-of-memory kill are known as ever; limits and all else are the
+runtime's. `docker exec` is labkit's own: it joins what is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from labkit.kernel import cgroups
+from labkit.kernel import constants as c
+from labkit.kernel.links import BringUpLoopback
+from labkit.kernel.mounts import PROPAGATION, SetPropagation
+from labkit.kernel.namespaces import CloneInit
+from labkit.kernel.oci_runtime import CreateByRuntime, HideTree, HoldNetwork, ListenForTerminal
+from labkit.kernel.overlay import MountOverlay
+from labkit.kernel.process import NewSession, ResetSignals, SealDescriptors
+from labkit.kernel.stdio import ConnectStdio
+from labkit.kernel.storage import MakeDirectory
+from labkit.plan import Operation, Plan, Step
+from labkit.runtime.plans import OVERLAY_OPTIONS, Layers, Machine, ensure_cgroup
+
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The runtime's program, and for one container: its ID, its bundle, a directory for the runtime's state."""
+
+    program: str
+    identity: str
+    bundle: str
+    state: str
+
+    @property
+    def network(self) -> str:
+        """Where the container's own network namespace is mounted."""
+        return f"{self.state}/network"
+
+
+def spec_for(spec: Spec, runtime: Runtime) -> Spec:
+    """The spec as the runtime gets it: the network namespace, if it is the container's own, is made before."""
+    linux = spec["linux"]
+    joined = [
+        entry | {"path": runtime.network} if entry["type"] == "network" and not entry.get("path") else entry
+        for entry in linux["namespaces"]
+    ]
+    return spec | {"linux": linux | {"namespaces": joined}}
+
+
+def start_plan(
+    spec: Spec,
+    machine: Machine,
+    layers: Layers,
+    runtime: Runtime,
+    streams: tuple[str, ...],
+    prelude: tuple[Operation, ...] = (),
+    network: tuple[Operation, ...] = (),
+    cgroup_parent: str = "",
+) -> Plan:
+    """The plan that starts a container by a runtime. `spec` is labkit's, before `spec_for`."""
+    linux, layout = spec["linux"], machine.cgroups
+    own = any(entry["type"] == "network" and not entry.get("path") for entry in linux["namespaces"])
+    terminal = bool(spec["process"].get("terminal"))
+    hidden = layout.unified if layout.version == 1 else ""
+    create = CreateByRuntime(runtime.program, runtime.state, runtime.bundle, runtime.identity, terminal, hidden)
+    host: list[Operation] = [
+        *ensure_cgroup(cgroup_parent, layout),
+        *(cgroups.CreateCgroup(directory) for directory in layout.directories(linux["cgroupsPath"])),
+        MakeDirectory(runtime.state, 0o700),
+        *([ListenForTerminal(create.console)] if terminal else []),
+        CloneInit(c.CLONE_NEWNS | (c.CLONE_NEWNET if own else 0)),
+    ]
+    root = spec["root"]["path"]
+    init: list[Operation] = [
+        ResetSignals(),
+        NewSession(),
+        SetPropagation("/", PROPAGATION["rslave"]),
+        *([BringUpLoopback(), *network, HoldNetwork(runtime.network)] if own else []),
+        *([HideTree(hidden)] if hidden else []),
+        MountOverlay(layers.base, layers.lower, layers.upper, layers.work, root, OVERLAY_OPTIONS),
+        ConnectStdio(() if terminal else streams),
+        SealDescriptors(),
+        create,
+    ]
+    parts = (("daemon", prelude), ("spawner", host), ("init", init))
+    return Plan("start", tuple(Step(actor, operation) for actor, part in parts for operation in part))
