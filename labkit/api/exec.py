@@ -12,7 +12,10 @@ from labkit.engine.engine import Engine
 from labkit.engine.execs import Exec
 from labkit.engine.models import ExecCreateBody, ExecStartBody
 from labkit.engine.output import frame
-from labkit.errors import Conflict, LabkitError
+from labkit.errors import Conflict, InvalidParameter, LabkitError
+
+READY_SECONDS = 10
+"""How long a resize waits for its exec to run, as in dockerd."""
 
 
 class Execs:
@@ -74,9 +77,23 @@ class Execs:
     async def resize(self, request: Request) -> Answer:
         one = self.engine.find_exec(request.params["id"])
         rows, columns = size_of(request)
-        await one.run.began.wait()
+        await _under_way(one)
         one.run.resize(rows, columns)
         return NO_CONTENT
+
+
+async def _under_way(one: Exec) -> None:
+    """Wait until an exec runs: docker resizes as soon as it has asked for the start. Raises InvalidParameter."""
+    events = [asyncio.ensure_future(event.wait()) for event in (one.run.began, one.run.exited)]
+    try:
+        done, _ = await asyncio.wait(events, timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for event in events:
+            event.cancel()
+    if not done:
+        raise InvalidParameter("timeout waiting for exec session ready")
+    if not one.run.running:
+        raise InvalidParameter("exec process is not started")
 
 
 def routes(engine: Engine) -> list[Route]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import msgspec
 
-from labkit.engine import mounts
+from labkit.engine import attaching, mounts
 from labkit.engine.clock import parse_rfc3339
 from labkit.engine.container import Container
 from labkit.engine.execs import Exec
@@ -235,9 +236,9 @@ def inspect_exec(one: Exec) -> View:
         "OpenStdin": one.body.AttachStdin,
         "OpenStderr": one.body.AttachStderr,
         "OpenStdout": one.body.AttachStdout,
-        "CanRemove": one.code is not None,
+        "CanRemove": False,
         "ContainerID": one.container.id,
-        "DetachKeys": one.body.DetachKeys,
+        "DetachKeys": b64encode(attaching.parse_keys(keys)).decode() if (keys := one.body.DetachKeys) else "",
         "Pid": one.run.pid,
     }
 

@@ -9,8 +9,9 @@ import pytest
 
 from labkit.kernel import constants as c
 from labkit.kernel.capabilities import NUMBERS, DropBounding, KeepCapabilities, SetCapabilities, mask
-from labkit.kernel.cgroups import AttachDeviceFilter, CreateCgroup, JoinCgroup, Layout, WriteCgroup
+from labkit.kernel.cgroups import AttachDeviceFilter, CreateCgroup, EnsureCgroup, JoinCgroup, Layout, WriteCgroup
 from labkit.kernel.devices import MakeDevice, MakeLink
+from labkit.kernel.foreign_mounts import OpenForeignTree
 from labkit.kernel.links import BringUpLoopback
 from labkit.kernel.mounts import (
     AttachTree,
@@ -25,6 +26,7 @@ from labkit.kernel.mounts import (
 )
 from labkit.kernel.namespaces import (
     CloneInit,
+    CloneInitInto,
     CloneIntoPidNamespace,
     JoinNamespaceFile,
     JoinNamespaces,
@@ -407,3 +409,38 @@ def test_another_process_where_the_pid_namespace_is_the_hosts() -> None:
     assert operations(plan, "spawner") == [CloneIntoPidNamespace(4711, False, "")]
     assert find(plan, JoinNamespaces) == [JoinNamespaces(4711, c.CLONE_NEWNS)]
     assert find(plan, OpenTerminal) == [OpenTerminal(5, 6, False)]
+
+
+def test_the_namespaces_of_another_container() -> None:
+    """--pid and --ipc container:ID: forked into the one, the other joined; its shared memory is taken where it is."""
+    paths = {"pid": "/proc/7/ns/pid", "ipc": "/proc/7/ns/ipc"}
+    namespaces = [
+        {"type": name, **({"path": paths[name]} if name in paths else {})} for name in ("mount", "pid", "ipc")
+    ]
+    spec = make_spec(namespaces=namespaces)
+    shm = {"destination": "/dev/shm", "type": "bind", "source": "/proc/7/root/dev/shm", "options": ["rbind"]}
+    spec["mounts"].append(shm)
+    found = start(spec)
+    assert find(found, CloneInit) == []
+    assert find(found, CloneInitInto) == [CloneInitInto("/proc/7/ns/pid", c.CLONE_NEWNS)]
+    assert find(found, JoinNamespaceFile) == [JoinNamespaceFile("/proc/7/ns/ipc", c.CLONE_NEWIPC)]
+    assert find(found, OpenForeignTree) == [OpenForeignTree(7, "/dev/shm", "/dev/shm")]
+    assert AttachTree("/proc/7/root/dev/shm", "/dev/shm", True) in find(found, AttachTree)
+
+
+def test_a_cgroup_parent_is_made_in_each_tree_before_the_containers() -> None:
+    def planned(layout: Layout, parent: str) -> Plan:
+        machine = Machine(layout, ALL)
+        return start_plan(make_spec(), machine, LAYERS, frozenset(), FILTER, (0, 0), cgroup_parent=parent)
+
+    assert find(planned(V1, ""), EnsureCgroup) == []
+    assert find(planned(V1, "/p/q"), EnsureCgroup) == [EnsureCgroup(f"/cg/{tree}", "/p/q") for tree in TREES]
+    assert find(planned(V2, "/p/q"), EnsureCgroup) == [EnsureCgroup("/cg", "/p/q", True)]
+    kinds = [type(operation) for operation in operations(planned(V1, "/p"), "spawner")]
+    assert kinds.index(CreateCgroup) == len(TREES)
+
+
+def test_an_exec_makes_no_directory() -> None:
+    process = make_spec()["process"]
+    found = exec_plan(process, 7, make_spec(), Machine(V1, ALL), b"", (0, 0), ())
+    assert find(found, EnterDirectory) == [EnterDirectory("/srv", make=False)]
