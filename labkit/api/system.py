@@ -94,9 +94,9 @@ def info(engine: Engine, identity: str) -> dict[str, Any]:
     return {
         "ID": identity,
         "Containers": len(states),
-        "ContainersRunning": sum(state.Running and not state.Paused for state in states),
+        "ContainersRunning": sum(state.Status == "running" for state in states),
         "ContainersPaused": sum(state.Paused for state in states),
-        "ContainersStopped": sum(not state.Running for state in states),
+        "ContainersStopped": sum(state.Status not in ("running", "paused") for state in states),
         "Images": len(engine.images.list()),
         "Driver": "overlay2",
         "DriverStatus": [["Backing Filesystem", filesystem(engine.settings.data_root)]],

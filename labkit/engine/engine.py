@@ -23,7 +23,7 @@ from labkit.engine.settings import Settings
 from labkit.engine.stats import Sampler
 from labkit.engine.traces import Traces
 from labkit.engine.volumes import Volumes
-from labkit.errors import Conflict, InvalidParameter, NotFound
+from labkit.errors import Conflict, InvalidParameter, NotFound, NotModified
 from labkit.images.removal import ContainerUse
 from labkit.images.store import ImageStore
 from labkit.kernel import capabilities, cgroups
@@ -207,19 +207,27 @@ class Engine:
         """Stop all containers (unless they shall live on) and end the spawner. A start under way ends first."""
         self.ending = True
         for container in list(self.containers.values()):
+            container.backoff.stop()  # the next daemon starts it again
             async with container.lock:
                 continue
         running = [container for container in self.containers.values() if container.run.running]
         if running and self.settings.live_restore:
+            await asyncio.gather(*(one.monitor.stop() for one in running if one.monitor))
             self.networks.host.leave()
             return
-        await asyncio.gather(*(stopping.stop(self, container) for container in running))
+        await asyncio.gather(*(self._stop(container) for container in running))
         while self.tasks:
             await asyncio.gather(*self.tasks, return_exceptions=True)
         self.networks.dismantle()
         self.spawner.end()
         self.spawner.close()
         places.remove_cgroups(self.machine.cgroups, self.settings.cgroup_parent)
+
+    async def _stop(self, container: Container) -> None:
+        try:
+            await stopping.stop(self, container)
+        except NotModified:
+            return  # it has ended by itself meanwhile
 
     def close(self) -> None:
         """Let go of descriptors and locks."""

@@ -141,14 +141,15 @@ async def probe(engine: Engine, container: Container, patience: float) -> tuple[
     one.run.output.attachments.add(Attachment(collector, frozenset(("stdout", "stderr")), False))
     context = new_trace()
     engine.traces.probe(container.id, context.trace_id)
+    starting = asyncio.create_task(one.start(engine, (0, 0), True, context))
     try:
-        await one.start(engine, (0, 0), True, context)
+        await asyncio.shield(starting)
         if await _ends_in_time(one, patience):
             return one.code or 0, collector.text()
         said = f": {collector.text()}" if collector.kept else ""
         return -1, f"Health check exceeded timeout ({go_duration(patience)}){said}"
     finally:
-        await asyncio.shield(_put_away(engine, one))
+        await asyncio.shield(_put_away(engine, one, starting))
 
 
 async def _ends_in_time(one: execs.Exec, patience: float) -> bool:
@@ -159,8 +160,12 @@ async def _ends_in_time(one: execs.Exec, patience: float) -> bool:
     return True
 
 
-async def _put_away(engine: Engine, one: execs.Exec) -> None:
-    """Kill what is left of a probe, and forget it: nobody starts it again, and each container has many."""
+async def _put_away(engine: Engine, one: execs.Exec, starting: asyncio.Task[None]) -> None:
+    """Kill what is left of a probe, and forget it: nobody starts it again, and each container has many.
+
+    One that is just being started (`starting`) is waited for: it would run on.
+    """
+    await asyncio.gather(starting, return_exceptions=True)
     if one.run.running:
         kill_group(one.run.pid, one.run.pidfd)
         if not await _ends_in_time(one, GRACE):

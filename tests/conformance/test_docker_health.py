@@ -161,3 +161,20 @@ def test_probes_push_no_trace_out(daemon: Daemon) -> None:
     assert [plan for trace in traces for plan in trace["plans"]].count("exec") == 1
     everything = daemon.request("GET", "/labkit/traces")[1]
     assert [trace for trace in everything if trace["plans"] == ["exec"] and not trace["requests"]] == []
+
+
+def test_a_daemon_that_lets_containers_live_ends_during_a_probe(tmp_path: Path, busybox_archive: None) -> None:
+    with running(tmp_path, "--live-restore") as daemon:
+        with events(daemon) as told:
+            daemon.docker(*RUN, "--name", "box", "--health-timeout", "1s", "--health-cmd", "sleep 98", *SLEEP)
+            told.until("exec_start: /bin/sh -c sleep 98", "box")
+        pid = daemon.inspect("box")["State"]["Pid"]
+        daemon.stop()
+        assert processes("sleep 98") == []
+        daemon.start()
+        with events(daemon) as told:
+            told.until("exec_start: /bin/sh -c sleep 98", "box")
+        assert daemon.inspect("box")["State"]["Pid"] == pid
+        daemon.docker("stop", "-t", "0", "box")
+        daemon.stop()
+        daemon.flags = ()

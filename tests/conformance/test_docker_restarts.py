@@ -208,3 +208,20 @@ def test_who_shares_a_network_comes_after_its_owner(own: Daemon) -> None:
         if own.inspect("guest")["State"]["Status"] != "running":
             told.until("start", "guest")
     assert own.inspect("guest")["State"]["Error"] == ""
+
+
+def test_a_daemon_ends_while_somebody_waits_for_a_restart(own: Daemon) -> None:
+    waiting(own, "loop", 5)
+    own.stop()
+    assert own.left() == []
+    own.start()
+    with events(own) as told:
+        told.until("die", "loop")
+
+
+def test_the_daemons_end_is_the_reason_of_theirs(own: Daemon) -> None:
+    own.docker(*RUN, "--name", "box", "--stop-timeout", "0", "busybox", "sleep", "1000")
+    own.stop()
+    own.start()
+    found = own.request("GET", "/labkit/endings/box")[1]
+    assert (found["By"], found["ExitCode"]) == ("daemon", 137)
