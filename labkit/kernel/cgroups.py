@@ -424,12 +424,27 @@ def _kill_and_wait(pid: int) -> None:
         raise
     try:
         syscalls.pidfd_send_signal(pidfd, signal.SIGKILL)
+        _thaw(pid)
         select.select([pidfd], [], [], 10)
     except KernelError as error:
         if error.errno != errno.ESRCH:
             raise
     finally:
         os.close(pidfd)
+
+
+def _thaw(pid: int) -> None:
+    """On v1 what is frozen dies only once it is thawed (cgroup-v1/freezer-subsystem.rst)."""
+    root = dict(read_layout().v1).get("freezer")
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
+            lines = [line.rstrip("\n").split(":", 2) for line in file]
+    except (FileNotFoundError, ProcessLookupError):
+        return  # it has died
+    for _, controllers, path in lines:
+        state = f"{root}{path}/freezer.state"
+        if root and "freezer" in controllers.split(",") and read_value(state) in ("FROZEN", "FREEZING"):
+            syscalls.write_file(state, "THAWED")
 
 
 def cgroup_pids(path: str) -> list[int]:

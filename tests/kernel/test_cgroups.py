@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -208,3 +209,22 @@ def test_a_cgroup_for_others_to_be_below() -> None:
     remove_cgroup(f"{root}/{top}/sub/leaf")
     operation.undo(made, Context())
     assert not os.path.exists(f"{root}/{top}")
+
+
+@pytest.mark.root
+def test_what_is_frozen_is_ended_too() -> None:
+    """A spawner that died left it so; on v1 SIGKILL alone would wait for its thawing."""
+    layout = read_layout()
+    name = f"lk-frozen-{os.getpid()}"
+    paths = [layout.directory(tree, name) for tree in (("pids", "freezer") if layout.version == 1 else ("",))]
+    for path in paths:
+        os.mkdir(path)
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        for path in paths:
+            Path(path, "cgroup.procs").write_text(str(process.pid))
+        file, frozen = ("freezer.state", "FROZEN") if layout.version == 1 else ("cgroup.freeze", "1")
+        Path(paths[-1], file).write_text(frozen)
+        for path in paths:
+            remove_cgroup(path)
+        assert process.wait(10) == -9
+    assert not any(os.path.exists(path) for path in paths)
