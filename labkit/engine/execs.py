@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Exec:
-    """An exec: what was asked, its run, and whether it was started already (it can be once)."""
+    """An exec: what was asked, its run, and whether it was started already (it can be once).
+
+    `purpose` is the name of its plan.
+    """
 
     id: str
     container: Container
     body: ExecCreateBody
+    purpose: str = "exec"
     run: Run = field(init=False)
     started: bool = False
     failed: int | None = None
@@ -64,7 +68,8 @@ class Exec:
         outputs = tuple(name for name, asked in wanted if asked)
         made = stdio.make_pipes(body.Tty, body.AttachStdin and attach, outputs)
         try:
-            plan = make_plan(engine, self.container, body, size, tuple(made.child))
+            made_plan = make_plan(engine, self.container, body, size, tuple(made.child))
+            plan = Plan(self.purpose, made_plan.steps)
             pidfd = os.dup(self.container.run.pidfd)
             made.child["target"] = pidfd
             started = await engine.spawner.start(self.id, plan, made.child, made.keep)
@@ -126,14 +131,14 @@ def check_running(container: Container) -> None:
         raise Conflict(f"container {container.id} is paused, unpause the container before exec")
 
 
-def create(engine: Engine, container: Container, body: ExecCreateBody) -> Exec:
+def create(engine: Engine, container: Container, body: ExecCreateBody, purpose: str = "exec") -> Exec:
     """Remember an exec, to be started later."""
     check_running(container)
     if not body.Cmd or not body.Cmd[0]:
         raise InvalidParameter("No exec command specified")
     validation.check_size(body.ConsoleSize)
     _check_keys(body.DetachKeys)
-    made = Exec(os.urandom(32).hex(), container, body)
+    made = Exec(os.urandom(32).hex(), container, body, purpose)
     engine.execs[made.id] = made
     container.execs[made.id] = made
     attributes = container.attributes(execID=made.id)

@@ -21,6 +21,7 @@ from labkit.engine.clock import parse_rfc3339, rfc3339
 from labkit.engine.health_checks import SECOND, command, go_duration, interval, judge, settings, status_of
 from labkit.engine.models import ExecCreateBody, Health, HealthResult
 from labkit.engine.output import Attachment
+from labkit.engine.traces import PROBE
 from labkit.errors import LabkitError
 from labkit.trace import new_trace
 
@@ -100,6 +101,7 @@ def begin(engine: Engine, container: Container) -> None:
     known = container.record.State.Health
     container.record.State.Health = Health(Log=known.Log if isinstance(known, Health) else [])
     container.save()
+    engine.traces.probed(container.id)
     resume(engine, container)
 
 
@@ -136,12 +138,10 @@ async def probe(engine: Engine, container: Container, patience: float) -> tuple[
     """
     words = command(container.record.Config)
     body = ExecCreateBody(Cmd=words, AttachStdout=True, AttachStderr=True)
-    one = execs.create(engine, container, body)
+    one = execs.create(engine, container, body, PROBE)
     collector = Collector()
     one.run.output.attachments.add(Attachment(collector, frozenset(("stdout", "stderr")), False))
-    context = new_trace()
-    engine.traces.probe(container.id, context.trace_id)
-    starting = asyncio.create_task(one.start(engine, (0, 0), True, context))
+    starting = asyncio.create_task(one.start(engine, (0, 0), True, new_trace()))
     try:
         await asyncio.shield(starting)
         if await _ends_in_time(one, patience):

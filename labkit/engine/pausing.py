@@ -25,9 +25,13 @@ async def pause(engine: Engine, container: Container, context: TraceContext | No
         if state.Paused:
             raise Conflict(f"container {container.id} is already paused")
         check_not_restarting(container)
-        _freeze(engine, container, True, context)
+        await health.stop(container)  # on v1, what is frozen can't be killed
+        try:
+            _freeze(engine, container, True, context)
+        except LabkitError:
+            health.resume(engine, container)
+            raise
         engine.events.publish("container", "pause", container.id, container.attributes())
-    await health.stop(container)
 
 
 async def unpause(engine: Engine, container: Container, context: TraceContext | None = None) -> None:

@@ -17,6 +17,8 @@ from labkit.registry.transfers import Transfer
 from labkit.trace import Call, TraceContext
 
 KEPT = 200
+PROBE = "probe"
+"""The name of the plan of a health check's probe."""
 UNKEPT = ("/_ping", "/labkit/traces", "/labkit/endings")
 """Requests that are asked about nothing: they would push out those that matter."""
 
@@ -75,31 +77,29 @@ class Traces:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, Trace] = OrderedDict()
-        self._probes: dict[str, Trace] = {}
-        self._probed: dict[str, str] = {}
+        self._probes: dict[str, Trace | None] = {}
 
     def request(self, span: RequestSpan) -> None:
         self._trace(span.context.trace_id).requests.append(span)
 
     def plan(self, span: PlanSpan) -> None:
-        self._trace(span.context.trace_id).plans.append(span)
+        if span.plan.name != PROBE:
+            self._trace(span.context.trace_id).plans.append(span)
+        elif span.subject in self._probes:
+            self._probes[span.subject] = Trace(span.context.trace_id, plans=[span])
 
     def transfer(self, span: TransferSpan) -> None:
         self._trace(span.context.trace_id).transfers.append(span)
 
-    def probe(self, subject: str, trace_id: str) -> None:
-        """The plan that comes under this trace ID is a probe of a container."""
-        self.forget(subject)
-        self._probed[subject] = trace_id
-        self._probes[trace_id] = Trace(trace_id)
+    def probed(self, subject: str) -> None:
+        """A container is probed from now on: the last probe is kept, until it is gone (`forget`)."""
+        self._probes.setdefault(subject, None)
 
     def forget(self, subject: str) -> None:
-        """A container is gone, or probed again: its last probe goes."""
-        self._probes.pop(self._probed.pop(subject, ""), None)
+        """A container is gone, and with it its last probe."""
+        self._probes.pop(subject, None)
 
     def _trace(self, trace_id: str) -> Trace:
-        if probe := self._probes.get(trace_id):
-            return probe
         trace = self._kept.setdefault(trace_id, Trace(trace_id))
         self._kept.move_to_end(trace_id)
         while len(self._kept) > KEPT:
@@ -107,7 +107,8 @@ class Traces:
         return trace
 
     def get(self, trace_id: str) -> Trace | None:
-        return self._kept.get(trace_id) or self._probes.get(trace_id)
+        probes = (one for one in self._probes.values() if one and one.trace_id == trace_id)
+        return self._kept.get(trace_id) or next(probes, None)
 
     def last(self) -> Trace | None:
         """The most recent trace that did something to the machine or moved an image, else the most recent one."""
@@ -117,8 +118,8 @@ class Traces:
     def about(self, subject: str) -> list[Trace]:
         """The traces in which a plan was executed for a container, oldest first."""
         found = [trace for trace in self._kept.values() if any(plan.subject == subject for plan in trace.plans)]
-        probe = self._probes.get(self._probed.get(subject, ""))
-        return [*found, *([probe] if probe and probe.plans else [])]
+        probe = self._probes.get(subject)
+        return [*found, probe] if probe else found
 
     def all(self) -> Iterator[Trace]:
         return iter(self._kept.values())

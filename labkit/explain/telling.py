@@ -23,6 +23,7 @@ Data = dict[str, Any]
 ACTORS = {
     ("start", "init"): "the container's init, between its fork and its exec",
     ("exec", "init"): "the new process, between its fork and its exec",
+    ("probe", "init"): "the probe of its health, between its fork and its exec",
 }
 """Who an operation's actor is, where its name alone doesn't say it."""
 

@@ -115,6 +115,14 @@ def test_a_paused_container_is_not_probed(daemon: Daemon) -> None:
         told.until("health_status: healthy", "box")
 
 
+def test_a_probe_that_runs_is_killed_before_the_pause(daemon: Daemon) -> None:
+    with events(daemon) as told:
+        daemon.docker(*RUN, "--name", "box", "--health-cmd", "sleep 97", *SLEEP)
+        told.until("exec_start: /bin/sh -c sleep 97", "box")
+        daemon.docker("pause", "box")
+    assert processes("sleep 97") == []
+
+
 @pytest.mark.parametrize("verb", [("stop", "-t", "0"), ("rm", "-f"), ("restart", "-t", "0")])
 def test_a_container_ends_while_it_is_probed(daemon: Daemon, verb: tuple[str, ...]) -> None:
     with events(daemon) as told:
@@ -158,9 +166,9 @@ def test_probes_push_no_trace_out(daemon: Daemon) -> None:
         daemon.docker(*RUN, "--name", "box", "--health-cmd", "true", *SLEEP)
         told.until("exec_die", "box", 4)
     traces = daemon.request("GET", "/labkit/traces?container=box")[1]
-    assert [plan for trace in traces for plan in trace["plans"]].count("exec") == 1
+    assert [plan for trace in traces for plan in trace["plans"]].count("probe") == 1
     everything = daemon.request("GET", "/labkit/traces")[1]
-    assert [trace for trace in everything if trace["plans"] == ["exec"] and not trace["requests"]] == []
+    assert [trace for trace in everything if "probe" in trace["plans"]] == []
 
 
 def test_a_daemon_that_lets_containers_live_ends_during_a_probe(tmp_path: Path, busybox_archive: None) -> None:
