@@ -23,7 +23,7 @@ from labkit.engine.output import frame
 from labkit.engine.run import Run
 from labkit.errors import NotImplementedByLabkit
 
-CHUNK = 1 << 20
+CHUNK = 256 << 10
 
 
 def parse_tail(text: str) -> int | None:

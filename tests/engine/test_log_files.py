@@ -76,6 +76,7 @@ def test_entries_and_raw_output_are_split_at_the_same_place(form: Format, data: 
 
 
 @given(st.lists(st.binary(max_size=9), max_size=9).map(b"\n".join), st.integers(0, 12))
+@settings(deadline=None)
 def test_the_length_of_messages(data: bytes, count: int) -> None:
     assert length_of(data, count) == len(b"".join(pieces(data)[:count]))
 
@@ -295,6 +296,7 @@ def test_a_damaged_frame_ends_the_file(cut: int) -> None:
 
 
 @given(st.binary(max_size=40))
+@settings(deadline=None)
 def test_any_bytes_are_no_message_or_one(data: bytes) -> None:
     list(Frames().decode(len(data).to_bytes(4, "big") + data + len(data).to_bytes(4, "big"), ALL))
 

@@ -337,3 +337,19 @@ def test_what_is_sent_is_kept_once_too(tmp_path: Path) -> None:
     run(work)
 
     assert whole(str(tmp_path / "log"), 100, Frames()) == data
+
+
+def test_this_machines_syslog(tmp_path: Path) -> None:
+    """The first socket where somebody listens, of either kind; none, if all are dead."""
+    dead, stream, missing = (str(tmp_path / name) for name in ("dead", "stream", "missing"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as gone:
+        gone.bind(dead)
+    with pytest.raises(LabkitError, match="Unix syslog delivery error"):
+        syslog.local([missing, dead])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(stream)
+        server.listen()
+        assert isinstance(syslog.local([missing, dead, stream]), Stream)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(missing)
+        assert isinstance(syslog.local([missing, dead]), Datagrams)

@@ -6,7 +6,7 @@ import os
 import socket
 import ssl
 import time as clock
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from labkit.engine.logging import attributes, options
 from labkit.engine.logging.sending import Datagrams, Encode, Sender, Stream, Transport
@@ -63,10 +63,7 @@ def transport(asked: Mapping[str, str]) -> Transport:
     """The way to an address; to this machine's syslog if none is named."""
     kind, target = options.syslog_address(asked.get("syslog-address", ""))
     if not kind:
-        path = next((path for path in LOCAL if os.path.exists(path)), "")
-        if not path:
-            raise LabkitError("Unix syslog delivery error")
-        return Datagrams(f"unixgram {path}", socket.AF_UNIX, path)
+        return local(LOCAL)
     if kind == "unixgram":
         return Datagrams(f"unixgram {target}", socket.AF_UNIX, target)
     if kind == "unix":
@@ -76,6 +73,19 @@ def transport(asked: Mapping[str, str]) -> Transport:
     if kind == "udp":
         return Datagrams(f"udp {target}", 0, address)
     return Stream(f"tcp {target}", address, context(asked) if kind == "tcp+tls" else None)
+
+
+def local(paths: Iterable[str]) -> Transport:
+    """The way to the first of these sockets at which somebody listens."""
+    for path in paths:
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as probe:
+                if probe.connect_ex(path):
+                    continue
+            if kind == socket.SOCK_STREAM:
+                return Stream(f"unix {path}", path)
+            return Datagrams(f"unixgram {path}", socket.AF_UNIX, path)
+    raise LabkitError("Unix syslog delivery error")
 
 
 def context(asked: Mapping[str, str]) -> ssl.SSLContext:
