@@ -47,7 +47,7 @@ def check(settings: Settings) -> None:
 def settle(settings: Settings, host: HostConfig) -> None:
     """Choose the runtime of a new container, if nobody did. Raises InvalidParameter for one that isn't known."""
     host.Runtime = host.Runtime or settings.default_runtime
-    if host.Runtime not in known(settings):
+    if host.Runtime != OWN and host.Runtime not in known(settings):
         raise InvalidParameter(f"unknown or invalid runtime name: {host.Runtime}")
 
 

@@ -131,3 +131,16 @@ def test_runtimes_by_flag(tmp_path: Path) -> None:
         info = json.loads(daemon.out("info", "--format", "{{json .}}"))
         assert info["DefaultRuntime"] == "mine"
         assert {"labkit", "runc", "crun", "mine"} <= set(info["Runtimes"])
+
+
+def test_orphans_are_buried(engine: Isolated) -> None:
+    """Once another runtime was used, what ends in a pid namespace of the host's is left to the spawner."""
+    run(engine, "runc", "busybox", "true")
+    script = "(sleep 0.1 & exec sleep 0.1) & sleep 1000"
+    engine.docker("run", "-d", "--pid", "host", "--name", "one", "busybox", "sh", "-c", script)
+    run(engine, "labkit", "busybox", "sleep", "0.5")
+    spawner = next(line for line in processes(f"{engine.run}") if "labkit.runtime.spawner" in line).split(":")[0]
+    engine.remove_all()
+    children = Path(f"/proc/{spawner}/task/{spawner}/children").read_text().split()
+    states = {child: Path(f"/proc/{child}/stat").read_text().rsplit(")")[1].split()[0] for child in children}
+    assert "Z" not in states.values()
