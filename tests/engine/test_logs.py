@@ -171,7 +171,10 @@ def test_a_tail_longer_than_a_block(tmp_path: Path, lines: int) -> None:
             assert tail_offset(file.fileno(), len(log), lines, selection)[0] == naive_tail(log, lines, selection)
 
 
-@pytest.mark.parametrize("filling", [b"plain", b'quo"te', b"back\\slash", "umläut!".encode(), b"tab\t", b"\\n not a break"])
+FILLINGS = [b"plain", b'quo"te', b"back\\slash", "umläut!".encode(), b"tab\t", b"\\n not a break"]
+
+
+@pytest.mark.parametrize("filling", FILLINGS)
 @pytest.mark.parametrize("attrs", ["", '{"a":"\\"}{\\n"}'])
 def test_large_blocks_of_several_times(filling: bytes, attrs: str) -> None:
     """More than what is read entry by entry, written at different times, pieces of long lines among them."""
@@ -182,6 +185,7 @@ def test_large_blocks_of_several_times(filling: bytes, attrs: str) -> None:
     log = b"".join(encoded)
     assert len(log) > 4 << 20
     assert text(log) == b"".join(parts)
-    assert [json.loads(line)["log"].encode() for line in log.splitlines()[-3:]] == parts[-1].splitlines(keepends=True)[-3:]
+    last = [json.loads(line)["log"].encode() for line in log.splitlines()[-3:]]
+    assert last == parts[-1].splitlines(keepends=True)[-3:]
     damaged = log[: len(encoded[0] + encoded[1]) - 5] + b"\n" + b"".join(encoded[2:])
     assert text(damaged) == b"".join(parts[2:])
