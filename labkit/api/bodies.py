@@ -23,7 +23,12 @@ _KINDS = {"str": "string", "int": "number", "float": "number", "bool": "bool", "
 _GO_TYPES = {
     inspect.IntType: "int64", inspect.StrType: "string", inspect.BoolType: "bool", inspect.FloatType: "float64",
 }  # fmt: skip
-_GO_NAMES = {"CreateBody": "CreateRequest", "ExecCreateBody": "ExecOptions", "ExecStartBody": "ExecStartOptions"}
+_GO_NAMES = {
+    "engine.models.CreateBody": "CreateRequest", "engine.models.ExecCreateBody": "ExecOptions",
+    "engine.models.ExecStartBody": "ExecStartOptions", "api.volumes.CreateBody": "CreateOptions",
+    "network.models.NetworkCreateBody": "CreateRequest",
+}  # fmt: skip
+"""What moby calls these, where it is another name."""
 
 
 def decode(body: bytes, type: type[T]) -> T:
@@ -125,4 +130,5 @@ def _go_type(info: inspect.Type) -> str:
 
 
 def _go_name(info: inspect.StructType) -> str:
-    return _GO_NAMES.get(info.cls.__name__, info.cls.__name__)
+    name = info.cls.__name__
+    return _GO_NAMES.get(f"{info.cls.__module__.removeprefix('labkit.')}.{name}", name)
