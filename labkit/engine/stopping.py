@@ -11,7 +11,7 @@ import logging
 import signal as signals
 from typing import TYPE_CHECKING
 
-from labkit.engine import pausing, validation
+from labkit.engine import backoff, pausing, validation
 from labkit.engine.container import Container
 from labkit.engine.execution import carry_out
 from labkit.engine.models import Config
@@ -45,7 +45,8 @@ async def kill(
             container.backoff.cancelled = True
         if not engine.ending:
             record.HasBeenManuallyStopped = True
-            container.save()
+            if not backoff.is_none(record.HostConfig.RestartPolicy):
+                container.save()  # it must not be started again if the daemon dies now
         if record.State.Restarting:
             if ends:
                 give_up(container)
