@@ -30,7 +30,6 @@ from labkit.runtime.init import DESCRIPTORS, ERROR, RECORDS, run_init
 from labkit.runtime.orphans import Orphans, take_created
 from labkit.runtime.parking import Encoded, Kind, Parked, kind_of, park
 
-PROTOCOL = 1
 MOST_DESCRIPTORS = 4
 """How many descriptors a child sends in one packet at most."""
 PAUSE = 0.001
@@ -142,7 +141,7 @@ class Spawner:
         self.running = True
         self.daemon = sock
         self.selector.register(sock, selectors.EVENT_READ, self.serve)
-        self.tell({"hello": PROTOCOL, "pid": os.getpid()})
+        self.tell({"hello": channel.PROTOCOL, "pid": os.getpid()})
         for process in list(self.processes.values()):
             self.introduce(process)
         self.tell({"introduced": len(self.processes)})

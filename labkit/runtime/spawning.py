@@ -250,9 +250,11 @@ def _greet(folder: str) -> tuple[socket.socket, channel.Message]:
 def connect(folder: str) -> tuple[socket.socket, list[Introduced]]:
     """The spawner of this exec root and the processes it has: the one that runs already, or a new one."""
     sock, hello = _greet(folder)
-    if hello.get("hello") != 1:
+    if (version := hello.get("hello")) != channel.PROTOCOL:
+        sock.close()
         raise Unavailable(
-            f"the spawner of {folder} speaks another protocol: stop its containers with the labkit that made it"
+            f"the spawner of {folder} speaks version {version} of its protocol, this labkit {channel.PROTOCOL}: "
+            "stop its containers with the labkit that made it"
         )
     processes: list[Introduced] = []
     while received := channel.receive(sock):
