@@ -287,7 +287,7 @@ def _look_up(root: int, path: str) -> int:
     except FileNotFoundError as error:
         raise FileMissing(path) from error
     except OSError as error:
-        raise LabkitError(f"lstat {path}: {os.strerror(error.errno or errno.EIO).lower()}") from error
+        raise _unfound(path, error) from error
     status = os.fstat(file)
     for kernels in _mounted(root, _KERNELS):
         if status.st_dev == kernels.st_dev and status.st_ino != kernels.st_ino:
@@ -361,5 +361,11 @@ def _read_link(root: int, path: str) -> str:
             return os.readlink("", dir_fd=file) if stat.S_ISLNK(os.fstat(file).st_mode) else ""
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
-            raise LabkitError(f"lstat /{path}: {os.strerror(error.errno or errno.EIO).lower()}") from error
+            raise _unfound(f"/{path}", error) from error
         return ""
+
+
+def _unfound(path: str, error: OSError) -> LabkitError:
+    """A path that can't be looked at, in Go's words. A name that no filesystem takes is the request's fault."""
+    kind = InvalidParameter if error.errno == errno.ENAMETOOLONG else LabkitError
+    return kind(f"lstat {path}: {os.strerror(error.errno or errno.EIO).lower()}")
