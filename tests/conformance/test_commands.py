@@ -103,13 +103,13 @@ def test_commands(engines: Engines, group: str) -> None:
     lines = GROUPS[group].strip().splitlines()
     with ThreadPoolExecutor(2) as pool:
         ours, theirs = pool.map(lambda engine: answers(engine, lines), engines)
-        fields = list(differences(*pool.map(shown_in_order, engines)))
+        here, there = pool.map(shown_in_order, engines)
         wrong = [
             f"{line}\n  {one}\n  {other}"
             for line, one, other in zip(lines, ours, theirs, strict=True)
             if not line.startswith("!") and not permitted(line, one, other)
         ]
-        wrong += [f"{path}: {one!r}, {other!r}" for path, one, other in fields if not matches(path)]
+        wrong += [f"{path}: {one!r}, {other!r}" for path, one, other in differences(here, there) if not matches(path)]
         list(pool.map(cleared, engines))
     assert not wrong, "\n".join(wrong)
 
