@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from labkit.cli.units import ago, ansi_date, api_timestamp, bytes_size, human_duration, human_size
 from labkit.cli.values import (
     VALUES,
-    go_quote,
     read_bytes,
     read_csv,
     read_duration,
@@ -22,6 +21,7 @@ from labkit.cli.values import (
     read_ulimit,
 )
 from labkit.errors import InvalidParameter
+from labkit.templates.quoting import go_quote
 
 
 @pytest.mark.parametrize(

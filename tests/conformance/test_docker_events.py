@@ -216,10 +216,8 @@ def test_top_is_that_of_dockerd(ours: Isolated, reference: Dockerd) -> None:
             engine.docker("top", "tops", *words, check=False)
             for words in ((), ("-o", "pid,comm"), ("aux",), ("-o", "comm"), ("--nosuch",))
         ]
-        found.append(
-            [(one.returncode, len(one.stdout.split(b"\n")), one.stdout.split(b"\n")[0].split()) for one in answers]
-        )
-        found[-1].append(answers[3].stderr)
+        told = [(one.returncode, len(one.stdout.split(b"\n")), one.stdout.split(b"\n")[0].split()) for one in answers]
+        found.append((told, answers[3].stderr))
         engine.remove_all()
     assert found[0] == found[1]
 

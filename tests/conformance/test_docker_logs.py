@@ -42,7 +42,7 @@ def run(engine: Daemon, *words: str, check: bool = True) -> subprocess.Completed
 
 
 def folder(engine: Daemon, name: str) -> Path:
-    return engine.data / "containers" / engine.inspect(name)["Id"]
+    return engine.data / "containers" / str(engine.inspect(name)["Id"])
 
 
 def log_files(engine: Daemon, name: str) -> dict[str, int]:
