@@ -55,7 +55,8 @@ def choose_subnet(version: int, identity: str, taken: Iterable[Network]) -> Netw
         if not overlaps(candidate, used):
             return candidate
     raise LabkitError(
-        "all predefined address pools have been fully subnetted: remove a network, or give one with --subnet"
+        "all predefined address pools have been fully subnetted: remove a network, or give a subnet "
+        "(docker network create --subnet; labkit daemon --bip for the default bridge)"
     )
 
 
