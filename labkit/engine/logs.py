@@ -111,7 +111,6 @@ def split(entries: bytes, data: bytes, room: int) -> tuple[int, int]:
 
 
 _BEGIN = b'{"log":"'
-_MANY = 64 << 10
 _PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\')) + b"\n"
 """What stands in JSON as it is, and the line feed."""
 _encode_text = msgspec.json.Encoder().encode
@@ -154,11 +153,7 @@ class Selection:
 
 
 _ATTRS = rb'(?:"attrs":\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\},)?'
-_JOINTS = {
-    stream: re.compile(rb'(\\n|)","stream":"' + stream.encode() + rb'",' + _ATTRS + rb'"time":"[^"]*"}\n{"log":"')
-    for stream in ("stdout", "stderr")
-}
-"""What stands between the texts of two entries of one stream; the first one's line feed is in the group."""
+_JOINT = re.compile(rb'","stream":"(?:stdout|stderr)",' + _ATTRS + rb'"time":"[^"]*"}\n{"log":"')
 _END = re.compile(rb'","stream":"(stdout|stderr)",' + _ATTRS + rb'"time":"[^"]*"}\n$')
 _decode_entry = msgspec.json.Decoder(Entry).decode
 _decode_text = msgspec.json.Decoder(str).decode
@@ -168,37 +163,19 @@ def decode(block: bytes, selection: Selection) -> Iterator[Piece]:
     """The text in whole lines of a log, in order. Lines of one stream that follow each other are joined."""
     if not block:
         return
-    if selection.plain and block.startswith(_BEGIN):
-        end = _END.search(block, max(0, block.rfind(b'","stream":"')))
-        if end and selection.wants(stream := end[1].decode()):
-            text = _joined(block[len(_BEGIN) : end.start()], _JOINTS[stream])
-            if text is not None:
-                yield Piece(stream, text)
+    streams = {name for name in ("stdout", "stderr") if b'","stream":"' + name.encode() + b'",' in block}
+    if selection.plain and len(streams) == 1 and block.startswith(b'{"log":"'):
+        (stream,) = streams
+        if selection.wants(stream) and (end := _END.search(block, block.rfind(b'","stream":"'))):
+            body = _JOINT.sub(b"", block[8 : end.start()])
+            try:
+                text = _decode_text(b'"' + body + b'"')
+            except msgspec.DecodeError:
+                pass  # some line is damaged: to be skipped alone, below
+            else:
+                yield Piece(stream, text.encode())
                 return
     yield from _decode_entries(block, selection)
-
-
-def _joined(body: bytes, joint: re.Pattern[bytes]) -> bytes | None:
-    """The text of lines that follow each other; None if one is damaged, or of another stream.
-
-    Lines that were written together have the same between them, which makes it quick to find.
-    """
-    breaks, joints = body.count(b"\n"), 0
-    if len(body) > _MANY and (first := joint.search(body)):
-        parts = re.split(re.escape(first[0]), body)
-        joints = len(parts) - 1
-        body = (b"\n" if first[1] else b"").join(parts)
-    if b'","stream":"' in body:
-        body, more = joint.subn(lambda match: b"\n" if match[1] else b"", body)
-        joints += more
-    if joints != breaks:
-        return None
-    if b"\\" not in body and b'"' not in body:
-        return body
-    try:
-        return _decode_text(b'"' + body.replace(b"\n", b"\\n") + b'"').encode()
-    except msgspec.DecodeError:
-        return None
 
 
 def _decode_entries(block: bytes, selection: Selection) -> Iterator[Piece]:
