@@ -124,11 +124,11 @@ def test_a_host_that_forwards_ipv6_goes_on_listening_to_routers(host: Namespace,
     done = run(host, host.run(lambda: enable_operations(True, str(tmp_path))))
     changed = [operation.key for operation in done if isinstance(operation, SetHostSysctl)]
     assert [key for key in changed if "ipv6" in key] == keys
-    assert [host.run(lambda key=key: read_sysctl(key)) for key in keys] == ["2", "1"]  # type: ignore[misc]
+    assert [host.run(lambda key=key: read_sysctl(key)) for key in keys] == ["2", "1"]  # type: ignore[misc]  # of a lambda with a default
     back = host.run(lambda: put_back_operations(TABLE, str(tmp_path)))
     assert "accept_ra" in back[-1].describe()
     run(host, back)
-    assert [host.run(lambda key=key: read_sysctl(key)) for key in keys] == ["1", "0"]  # type: ignore[misc]
+    assert [host.run(lambda key=key: read_sysctl(key)) for key in keys] == ["1", "0"]  # type: ignore[misc]  # of a lambda with a default
 
 
 # Rules in other firewalls
