@@ -199,6 +199,12 @@ class Journal:
         self.close()
         os.unlink(self.path)
 
+    def discard(self) -> None:
+        """`remove` for one that there may not have been room for."""
+        self.close()
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+
     @classmethod
     def read(cls, path: str) -> tuple[Numbered, dict[int, Result]] | None:
         """The operations, and the results of those that have begun (None where the end wasn't reached).

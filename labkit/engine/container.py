@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from labkit.engine.settings import Settings
 if TYPE_CHECKING:
     from labkit.engine.execs import Exec
     from labkit.engine.health import Monitor
+
+log = logging.getLogger("labkit.engine")
 
 
 class Container:
@@ -85,6 +88,15 @@ class Container:
         """Write the record. Without `durable` it survives the daemon's death, though not a power loss."""
         disk.write_json(os.path.join(self.directory, "container.json"), self.record, durable)
         self.saved += 1
+
+    def save_if_room(self) -> bool:
+        """`save` for what has happened, and is so whether the disk has room for it or not; whether it had."""
+        try:
+            self.save()
+        except OSError as error:
+            log.error("%s: what has become of it could not be written down: %s", self.name, error)
+            return False
+        return True
 
     def attributes(self, **more: str) -> dict[str, str]:
         """The attributes of its events."""

@@ -105,8 +105,7 @@ async def settle(engine: Engine, container: Container, outcome: Outcome, error: 
         ran = outcome.ended / 1e9 - parse_rfc3339(container.record.State.StartedAt) / 1e9
         again = restarting.wanted(engine, container, outcome.code, ran)
         _ended(container, outcome, error, again)
-        container.save()
-        if not error:
+        if container.save_if_room() and not error:  # if not, the spawner tells the next daemon
             engine.spawner.forget(container.id)
         container.remove_bundle()
         _tell(engine, container, outcome, ran)

@@ -46,7 +46,7 @@ async def kill(
         if not engine.ending:
             record.HasBeenManuallyStopped = True
             if not backoff.is_none(record.HostConfig.RestartPolicy):
-                container.save()  # it must not be started again if the daemon dies now
+                container.save_if_room()  # it must not be started again if the daemon dies now
         if record.State.Restarting:
             if ends:
                 give_up(container)
@@ -83,7 +83,7 @@ def give_up(container: Container) -> None:
     state.Status = "exited"
     if container.record.Ending:
         container.record.Ending.Next = "stopped before its restart"
-    container.save()
+    container.save_if_room()
     container.run.end(state.ExitCode)
     container.renew()
 

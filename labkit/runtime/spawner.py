@@ -105,7 +105,10 @@ class Spawner:
 
     @staticmethod
     def log(text: str) -> None:
-        print(f"labkit spawner: {text}", file=sys.stderr, flush=True)
+        try:
+            print(f"labkit spawner: {text}", file=sys.stderr, flush=True)
+        except OSError:
+            return  # a full disk: containers are worth more than a line
 
     @staticmethod
     def _listen(path: str) -> socket.socket:
@@ -211,7 +214,7 @@ class Spawner:
             process = Process(message["key"], execution.context, execution, kept, control, message["request"], began)
             process.runtime = self.runtime_of(init)
             self.watch(process)
-        except LabkitError as error:
+        except (LabkitError, OSError) as error:  # OSError: no room for the journal
             _close(kept)
             self.refuse(message["request"], error, execution)
         finally:
@@ -252,12 +255,12 @@ class Spawner:
             context.descriptors["control"] = child.fileno()
         # Decoded before the fork: what a child allocates makes copies of the pages that it is put on.
         ready = () if parked else tuple((place, decode(data)) for place, *data in init)
-        execution.journal.open(execution.operations)
         try:
+            execution.journal.open(execution.operations)
             execution.run_or_undo()
-        except LabkitError:
-            execution.journal.remove()
-            if isinstance(parked, Parked):
+        except (LabkitError, OSError):
+            execution.journal.discard()
+            if isinstance(parked, Parked) and not context.pid:
                 self.parked = parked
             raise
         if context.in_child:
@@ -286,9 +289,11 @@ class Spawner:
         self.selector.register(process.control, selectors.EVENT_READ, lambda: self.hear(process))
         self.selector.register(process.pidfd, selectors.EVENT_READ, lambda: self.reap(process))
 
-    def refuse(self, request: int, error: LabkitError, execution: Execution) -> None:
+    def refuse(self, request: int, error: LabkitError | OSError, execution: Execution) -> None:
         """Tell that a start failed before there was a child."""
         fields = (str(error), 0, "", "")
+        if isinstance(error, OSError):
+            fields = ("write", error.errno or 0, f"the journal is below {self.folder}: make room there", "")
         if isinstance(error, KernelError):
             fields = (error.call, error.errno, error.hint, error.operation)
         host = [tuple(record) for record in execution.records]

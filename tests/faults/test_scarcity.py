@@ -1,0 +1,140 @@
+"""Machines that have run out of disk, processes, descriptors: what can't be done is refused, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labkit.kernel.cgroups import read_layout
+from tests.load.measuring import spawner_of, taken
+from tests.support.daemon import Daemon, running, served
+
+pytestmark = pytest.mark.root
+NONE = ("--network", "none")
+SLEEP = ("busybox", "sleep", "1000")
+
+
+@pytest.fixture
+def own(tmp_path: Path, busybox_archive: None) -> Iterator[Daemon]:
+    with running(tmp_path) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def small(tmp_path: Path, busybox_archive: None) -> Iterator[Daemon]:
+    """A daemon whose data are on a disk of 24 MB."""
+    data = tmp_path / "data"
+    data.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", data], check=True)
+    try:
+        with served(OnDisk(tmp_path)) as daemon:
+            yield daemon
+    finally:
+        subprocess.run(["umount", data], check=True)
+
+
+class OnDisk(Daemon):
+    """A daemon whose data root is a mount of the test's own."""
+
+    def left(self) -> list[str]:
+        return [what for what in super().left() if what != f"mount {self.data}"]
+
+
+def nothing_more_than(daemon: Daemon, names: list[str]) -> None:
+    """Containers, cgroups and journals are those of these containers."""
+    assert sorted(daemon.out("ps", "-a", "--format", "{{.Names}}").split()) == sorted(names)
+    known = {daemon.inspect(name)["Id"] for name in names}
+    assert {path.name for path in daemon.cgroups()} - known <= {daemon.cgroup}
+    assert set(os.listdir(daemon.run / "journal")) <= known
+    assert set(os.listdir(daemon.data / "containers")) == known
+
+
+def test_a_full_disk(small: Daemon) -> None:
+    """Output that there is no room for stops nobody; a container that there is no room for isn't made."""
+    small.docker("run", "-d", "--name", "steady", *NONE, *SLEEP)
+    filler = small.data / "filler"
+    with filler.open("wb") as file:
+        free = os.statvfs(small.data)
+        file.write(bytes((free.f_bavail - 8) * free.f_bsize))
+    script = "i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo a line that takes room on a disk; done; exit 4"
+    small.docker("run", "-d", "--name", "talker", *NONE, "busybox", "sh", "-c", script, check=False)
+    with filler.open("ab") as file:
+        while (free := os.statvfs(small.data)).f_bavail:
+            try:
+                file.write(bytes(free.f_bsize))
+                file.flush()
+            except OSError:
+                break
+    refused = small.docker("run", "-d", "--name", "late", *NONE, *SLEEP, check=False)
+    assert refused.returncode == 125
+    assert b"no space left on device" in refused.stderr.lower()
+    assert small.inspect("steady")["State"]["Running"] is True
+    assert small.out("exec", "steady", "echo", "on") == "on"
+    small.docker("stop", "-t", "0", "steady")
+    assert small.inspect("steady")["State"]["ExitCode"] == 137
+    small.docker("rm", "-f", "talker", "steady")
+    filler.unlink()
+    small.docker("rm", "-f", "late", check=False)
+    nothing_more_than(small, [])
+    assert small.out("run", "--rm", *NONE, "busybox", "echo", "room") == "room"
+
+
+def test_no_more_processes(own: Daemon) -> None:
+    """The spawner can't fork: the start says so, and what it had made goes."""
+    layout = read_layout()
+    group = Path(layout.directory("pids", f"{own.cgroup}-spawner"))
+    group.mkdir()
+    home = Path(layout.directory("pids", "/"), "cgroup.procs")
+    try:
+        own.docker("run", "-d", "--name", "before", *NONE, *SLEEP)
+        own.docker("run", "--rm", *NONE, "busybox", "true")
+        spawner = spawner_of(own)
+        (group / "cgroup.procs").write_text(str(spawner))
+        (group / "pids.max").write_text("1")
+        for _ in range(2):  # the first may take a child that was parked
+            refused = own.docker("run", "--name", "late", *NONE, "busybox", "true", check=False)
+            own.docker("rm", "-f", "late")
+        assert refused.returncode == 125
+        assert b"resource temporarily unavailable" in refused.stderr.lower(), refused.stderr
+        nothing_more_than(own, ["before"])
+        (group / "pids.max").write_text("max")
+        assert own.out("exec", "before", "echo", "on") == "on"
+        assert own.out("run", "--rm", *NONE, "busybox", "echo", "again") == "again"
+    finally:
+        for pid in (group / "cgroup.procs").read_text().split():
+            home.write_text(pid)
+        group.rmdir()
+
+
+def test_no_more_descriptors(own: Daemon) -> None:
+    """The daemon has none left for another container: it says so, and serves those that there are."""
+    assert own.process
+    own.docker("run", "-d", "--name", "before", *NONE, *SLEEP)
+    pid = own.process.pid
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (taken(own).daemon_descriptors + 5, hard))
+    body = {"Image": "busybox", "Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": "none"}}
+    assert own.request("POST", "/containers/create?name=late", body)[0] in (201, 500)
+    status, answer = own.request("POST", "/containers/late/start")
+    assert status in (404, 500), answer
+    assert status == 404 or "too many open files" in answer["message"].lower(), answer
+    assert own.inspect("before")["State"]["Running"] is True
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+    own.docker("rm", "-f", "late", check=False)
+    nothing_more_than(own, ["before"])
+    assert own.out("exec", "before", "echo", "on") == "on"
+    assert own.out("run", "--rm", *NONE, "busybox", "echo", "again") == "again"
+
+
+def test_as_little_memory_as_may_be(own: Daemon) -> None:
+    """The init has to do with the container's limit before its program runs."""
+    assert own.out("run", "--rm", *NONE, "-m", "6m", "busybox", "echo", "enough") == "enough"
+    greedy = own.docker("run", "--name", "greedy", *NONE, "-m", "6m", "busybox", "tail", "/dev/zero", check=False)
+    assert greedy.returncode == 137
+    assert own.inspect("greedy")["State"]["OOMKilled"] is True
+    nothing_more_than(own, ["greedy"])
