@@ -86,6 +86,9 @@ async def inspect(engine: Engine, request: Request) -> Response:
         raise InvalidParameter("conflicting options: manifests and platform options cannot both be set")
     image = _for_platform(engine, request)
     found = engine.images.inspect(image)
+    if request.version < (1, 45):  # docker-compose 1 can't do without
+        made = image.raw_config.get("container_config") or {}
+        found = msgspec.structs.replace(found, container_config=made)
     if request.version >= (1, 48):
         found = msgspec.structs.replace(found, descriptor=described(image))
     if request.flag("manifests"):

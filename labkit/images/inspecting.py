@@ -37,6 +37,7 @@ class ImageInspect(msgspec.Struct, frozen=True, rename="pascal", omit_defaults=T
     os_version: str = ""
     descriptor: Descriptor | None = None
     manifests: list[ManifestSummary] | None = None
+    container_config: dict[str, Any] | None = None
 
 
 class HistoryItem(msgspec.Struct, frozen=True, rename="pascal"):

@@ -5,50 +5,32 @@ The images are of `labkit hub`, made of Debian's packages.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.daemon import PATIENCE, REPOSITORY, Daemon, running
+from tests.support.daemon import PATIENCE, Daemon
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
-BUILD = 300
-"""Seconds that three images of Debian's packages may take."""
 
 
 @pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def services(hub: Daemon) -> Iterator[Daemon]:
     """A daemon with the three images, and a network `shop` with a container of each."""
-    with running(tmp_path_factory.mktemp("services")) as daemon:
-        build = [
-            sys.executable,
-            "-m",
-            "labkit.cli.main",
-            "-H",
-            daemon.host,
-            "hub",
-            "build",
-            "nginx",
-            "redis",
-            "postgres",
-        ]
-        done = subprocess.run(build, cwd=REPOSITORY, capture_output=True, text=True, timeout=BUILD, check=False)
-        assert done.returncode == 0, done.stderr
-        daemon.docker("network", "create", "shop")
-        daemon.docker("run", "-d", "--network", "shop", "--name", "cache", "redis")
-        password = "POSTGRES_PASSWORD=secret"
-        daemon.docker(
-            "run", "-d", "--network", "shop", "--name", "db", "-e", password, "-e", "POSTGRES_DB=shop", "postgres"
-        )
-        daemon.docker("run", "-d", "--network", "shop", "--name", "web", "-p", "80", "nginx")
-        yield daemon
-        daemon.remove_all()
-        daemon.docker("network", "rm", "shop")
-        daemon.docker("volume", "prune", "-f")
+    daemon = hub
+    daemon.docker("network", "create", "shop")
+    daemon.docker("run", "-d", "--network", "shop", "--name", "cache", "redis")
+    password = "POSTGRES_PASSWORD=secret"
+    daemon.docker(
+        "run", "-d", "--network", "shop", "--name", "db", "-e", password, "-e", "POSTGRES_DB=shop", "postgres"
+    )
+    daemon.docker("run", "-d", "--network", "shop", "--name", "web", "-p", "80", "nginx")
+    yield daemon
+    daemon.remove_all()
+    daemon.docker("network", "rm", "shop")
+    daemon.docker("volume", "prune", "-f")
 
 
 def eventually(daemon: Daemon, *command: str) -> str:
