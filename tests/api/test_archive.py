@@ -135,7 +135,7 @@ def test_requests_that_can_not_be_answered(daemon: Daemon, state: str) -> None:
         ("GET", "/none/x", None, 404, "Could not find the file /none/x in container box"),
         ("PUT", "none", one, 404, "Could not find the file none in container box"),
         ("GET", "/etc/passwd/", None, 500, "lstat /etc/passwd/: not a directory"),
-        ("GET", "/" + "n" * 300, None, 500, f"lstat /{'n' * 300}: file name too long"),
+        ("GET", "/" + "n" * 300, None, 400, f"lstat /{'n' * 300}: file name too long"),
         ("PUT", "/etc/passwd", one, 400, "extraction point is not a directory"),
         ("PUT", "/tmp", b"x" * 600, 400, "archive/tar: invalid tar header"),
         ("PUT", "/tmp", one[:700], 400, "archive/tar: unexpected EOF"),
