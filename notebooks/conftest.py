@@ -22,6 +22,7 @@ from tests.client.engines import labkit_daemon, remove_containers
 
 _EXIT_STATUS = "get_ipython().user_ns.pop('_exit_code', 0)"  # of the last `!command`, where IPython puts it
 _ENGINE = pytest.StashKey[str]()
+_FOLDER = pytest.StashKey[str]()
 
 
 class Kernel(RunningKernel):  # type: ignore[misc]  # nbval has no types
@@ -73,18 +74,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(CELL_SECONDS))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before the first notebook: a daemon, named in the environment that kernels inherit."""
-    if isinstance(item, plugin.IPyNbCell) and _ENGINE not in item.config.stash:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    """Before the first notebook: a daemon. Kernels start in here, and inherit the environment that names it."""
+    if not isinstance(item, plugin.IPyNbCell):
+        yield
+        return
+    if _ENGINE not in item.config.stash:
         stack = ExitStack()
         item.config.add_cleanup(stack.close)
-        environment = stack.enter_context(pytest.MonkeyPatch.context())
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="labkit-notebooks-")))
-        host = stack.enter_context(labkit_daemon(folder))
-        for name, value in (("LABKIT_HOST", host), ("DOCKER_HOST", host), ("IPYTHONDIR", str(folder / "ipython"))):
+        item.config.stash[_ENGINE] = stack.enter_context(labkit_daemon(folder))
+        item.config.stash[_FOLDER] = str(folder / "ipython")
+    host, folder_of_ipython = item.config.stash[_ENGINE], item.config.stash[_FOLDER]
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in (("LABKIT_HOST", host), ("DOCKER_HOST", host), ("IPYTHONDIR", folder_of_ipython)):
             environment.setenv(name, value)
-        item.config.stash[_ENGINE] = host
+        yield
 
 
 @pytest.hookimpl(wrapper=True)
