@@ -115,8 +115,6 @@ async def _try(engine: Engine, container: Container, context: TraceContext) -> L
     """Start it, or write down what kept it from starting, and return that."""
     if engine.ending:
         return Unavailable("the daemon is shutting down: start the container when it is back")
-    container.record.Starting = True
-    container.save()
     try:
         await _start(engine, container, context)
     except LabkitError as error:
@@ -129,15 +127,16 @@ async def _try(engine: Engine, container: Container, context: TraceContext) -> L
 
 async def _start(engine: Engine, container: Container, context: TraceContext) -> None:
     joined = endpoints.attach(engine, container)
+    container.record.Starting = True
     container.save()
     try:
         await container.open_log()
         mountpoints.mount(engine, container, context)
         await _run_plan(engine, container, joined, context)
-    except LabkitError as error:
+    except (LabkitError, OSError) as error:  # OSError: the daemon has no descriptor, or the disk no room
         container.close_log()
         mountpoints.unmount(engine, container)
-        failure = ports.explained(container, error)
+        failure = ports.explained(container, error) if isinstance(error, LabkitError) else LabkitError(str(error))
         endpoints.release(engine, container)
         raise failure from (error if failure is not error else error.__cause__)
 
@@ -158,7 +157,7 @@ async def _run_plan(engine: Engine, container: Container, joined: endpoints.Join
             with endpoints.host_netlink(joined, made):
                 child = made.child | mountpoints.trees(first.context)
                 started = await engine.spawner.start(container.id, plan, child, made.keep, write)
-        except LabkitError:
+        except (LabkitError, OSError):
             first.undo()
             raise
     except LabkitError as error:

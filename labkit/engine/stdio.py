@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from labkit.errors import LabkitError
 from labkit.kernel import pipes
 
 
@@ -29,12 +30,16 @@ class Pipes:
 def make_pipes(terminal: bool, stdin: bool, outputs: tuple[str, ...] = ("stdout", "stderr")) -> Pipes:
     """The pipes for a process. With a terminal, only the stage of its one output: the terminal itself comes later."""
     made = Pipes()
-    for name in ("stdout",) if terminal else outputs:
-        made.keep[f"{name}-staged"], made.keep[f"{name}-stage"] = pipes.make_pipe()
-        if not terminal:
-            made.keep[name], made.child[name] = pipes.make_pipe()
-    if stdin and not terminal:
-        made.child["stdin"], made.keep["stdin"] = pipes.make_pipe()
+    try:
+        for name in ("stdout",) if terminal else outputs:
+            made.keep[f"{name}-staged"], made.keep[f"{name}-stage"] = pipes.make_pipe()
+            if not terminal:
+                made.keep[name], made.child[name] = pipes.make_pipe()
+        if stdin and not terminal:
+            made.child["stdin"], made.keep["stdin"] = pipes.make_pipe()
+    except (LabkitError, OSError):  # no descriptor is left: those that were had go back
+        made.close()
+        raise
     return made
 
 

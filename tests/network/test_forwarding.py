@@ -278,6 +278,7 @@ def site() -> Iterator[Site]:
     made.close()
 
 
+# Its sockets have long paths of their own: the directory must be a short one (unix(7)).
 class Beside(Dockerd):
     """dockerd in a namespace that is there, with the iptables that a folder of links names."""
 
@@ -359,9 +360,11 @@ async def heard(namespace: Namespace, until: Callable[[], bool]) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
-def test_beside_a_dockerd_that_was_there_first(site: Site, tmp_path: Path, variant: str) -> None:
+def test_beside_a_dockerd_that_was_there_first(
+    site: Site, tmp_path_factory: pytest.TempPathFactory, variant: str
+) -> None:
     assert site.answers() == GOOD
-    engine = Beside(tmp_path, site.host, variant)
+    engine = Beside(tmp_path_factory.mktemp("d"), site.host, variant)
     with running(engine):
         refused = site.answers()
         assert refused["published"] == refused["out"] == ""  # what the rules are for
@@ -375,8 +378,8 @@ def test_beside_a_dockerd_that_was_there_first(site: Site, tmp_path: Path, varia
 
 
 @pytest.mark.root
-def test_beside_a_dockerd_that_starts_later(site: Site, tmp_path: Path) -> None:
-    engine = Beside(tmp_path, site.host, "nft")
+def test_beside_a_dockerd_that_starts_later(site: Site, tmp_path_factory: pytest.TempPathFactory) -> None:
+    engine = Beside(tmp_path_factory.mktemp("d"), site.host, "nft")
 
     async def scenario() -> None:
         starting = asyncio.create_task(asyncio.to_thread(begin, engine))
