@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -230,11 +231,24 @@ def check(daemon: Isolated, moment: str) -> None:
             assert not container["NetworkSettings"]["Ports"], moment
     found = {link["ifname"]: link["linkinfo"]["info_kind"] for link in links(daemon) if "linkinfo" in link}
     assert {name for name, kind in found.items() if kind == "bridge"} == bridges, moment
-    assert {name for name, kind in found.items() if kind == "veth"} == cables, moment
+    assert_cables(daemon, cables, moment)
     table = daemon.on_host("nft", "list", "ruleset")
     assert {name for name in found if f'"{name}"' in table} == bridges, moment
     running = any(container["State"]["Running"] for container in containers)
     assert (" 8080 " in table) == (running and bool(containers[0]["NetworkSettings"]["Ports"]["80/tcp"])), moment
+
+
+def assert_cables(daemon: Isolated, cables: set[str], moment: str) -> None:
+    """The host's ends of cables are these. The kernel takes down those of ended containers in its own time."""
+    deadline = time.monotonic() + PATIENCE
+    found: set[str] = set()
+    while time.monotonic() < deadline:
+        kinds = {link["ifname"]: link["linkinfo"]["info_kind"] for link in links(daemon) if "linkinfo" in link}
+        found = {name for name, kind in kinds.items() if kind == "veth"}
+        if found == cables:
+            return
+        time.sleep(0.02)  # nobody tells when a namespace is gone
+    assert found == cables, moment
 
 
 def assert_answers(daemon: Isolated, container: Any, moment: str) -> None:

@@ -106,6 +106,7 @@ def remove_everything(daemon: Daemon) -> None:
 BODY = {"Image": "withdata", "Cmd": ["true"], "HostConfig": {"Binds": ["site:/data"], "NetworkMode": "none"}}
 
 
+@pytest.mark.long
 def test_create(own: Fragile) -> None:
     killed = 0
     for number in range(1, MOST):
