@@ -200,6 +200,7 @@ def test_a_server_that_goes_away_does_not_hold_the_container(daemon: Daemon, ser
     server.sock = socket.create_server(("127.0.0.1", 0))
 
 
+@pytest.mark.long  # needs the processors for itself
 def test_a_server_that_does_not_read_makes_the_container_wait(daemon: Daemon) -> None:
     """As much as the sockets and pipes hold, and no more; in non-blocking mode the container goes on."""
     script = f'i=0; while [ $i -lt 40000 ]; do i=$((i+1)); echo "$i {LONG}"; done; echo end'

@@ -33,7 +33,7 @@ class Client:
 
     def __init__(self, daemon: Daemon, number: int) -> None:
         self.daemon = daemon
-        self.name = f"client{number}"
+        self.number, self.name = number, f"client{number}"
         self.random = random.Random(number)
         self.done: Counter[str] = Counter()
 
@@ -93,7 +93,8 @@ class Client:
                 self.must("GET", path)
 
     def network(self) -> None:
-        self.must("POST", "/networks/create", {"Name": self.name})
+        subnet = f"10.{200 + self.number}.0.0/24"  # of its own: fifty clients would use up the pools
+        self.must("POST", "/networks/create", {"Name": self.name, "IPAM": {"Config": [{"Subnet": subnet}]}})
         self.create("sleep 1000", self.name)
         self.remove()
         self.must("DELETE", f"/networks/{self.name}")
