@@ -8,6 +8,7 @@ imports the standard library and the operations only.
 
 from __future__ import annotations
 
+import errno
 import gc
 import marshal
 import os
@@ -196,6 +197,8 @@ class Spawner:
             self.drop(message["key"], message["names"])
         elif verb == "forget":
             self.forget(message["key"])
+        elif verb == "reject":
+            self.reject(message["key"])
         elif verb == "end":
             self.running = False
         return None
@@ -396,6 +399,13 @@ class Spawner:
             for name in names:
                 if name in process.kept:
                     os.close(process.kept.pop(name))
+
+    def reject(self, key: str) -> None:
+        """The daemon could not take a process's descriptors: end it, and tell of a start that has failed."""
+        if (process := self.processes.get(key)) and process.code is None:
+            hint = "the daemon's limit of open files is reached: raise it (LimitNOFILE, ulimit -n)"
+            process.error = ("recvmsg", errno.EMFILE, hint, "", None, [])
+            signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
 
     def forget(self, key: str) -> None:
         """The daemon has written down what became of a process."""

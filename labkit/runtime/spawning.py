@@ -198,12 +198,20 @@ class SpawnerClient:
             self.lost()
             return
         message, fds = received
-        if "started" in message:
+        if "started" in message and len(fds) <= len(message["names"]):
+            self._reject(message["process"], fds)
+        elif "started" in message:
             self._started(_read_started(message, fds), message["started"])
         elif "failed" in message:
             self._failed(message)
         elif "exited" in message:
             self.exited(message["exited"], _read_outcome(message))
+
+    def _reject(self, key: str, fds: list[int]) -> None:
+        """There is no descriptor left here for those of a new process: its start has failed."""
+        for fd in fds:
+            os.close(fd)
+        self._send({"do": "reject", "key": key})
 
     def _started(self, started: Started, request: int) -> None:
         future = self.waiting.get(request)

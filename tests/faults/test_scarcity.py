@@ -111,18 +111,23 @@ def test_no_more_processes(own: Daemon) -> None:
         group.rmdir()
 
 
-def test_no_more_descriptors(own: Daemon) -> None:
-    """The daemon has none left for another container: it says so, and serves those that there are."""
+@pytest.mark.parametrize("spare", [5, 10, 12, 16])
+def test_no_more_descriptors(own: Daemon, spare: int) -> None:
+    """The daemon has too few left for another container: it says so, and serves those that there are.
+
+    With 5 it can't make the pipes; with 12 and 16 it can't take what the spawner hands it of the process that runs.
+    """
     assert own.process
     own.docker("run", "-d", "--name", "before", *NONE, *SLEEP)
     pid = own.process.pid
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (taken(own).daemon_descriptors + 5, hard))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (taken(own).daemon_descriptors + spare, hard))
     body = {"Image": "busybox", "Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": "none"}}
     assert own.request("POST", "/containers/create?name=late", body)[0] in (201, 500)
     status, answer = own.request("POST", "/containers/late/start")
     assert status in (404, 500), answer
     assert status == 404 or "too many open files" in answer["message"].lower(), answer
+    assert own.request("GET", "/containers/json")[1][0]["Names"] == ["/before"]
     assert own.inspect("before")["State"]["Running"] is True
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
     own.docker("rm", "-f", "late", check=False)

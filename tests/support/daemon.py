@@ -162,7 +162,10 @@ class Daemon:
     def exec_files(self) -> list[str]:
         """The files of the exec root that belong to a container, or to something that listens."""
         kept = {"daemon.lock", "spawner.log"}
-        return [str(path) for path in self.run.rglob("*") if not path.is_dir() and path.name not in kept]
+        # os.walk closes what it has opened, also when a directory goes meanwhile; Path.rglob doesn't (Python 3.11).
+        return [
+            os.path.join(folder, name) for folder, _, names in os.walk(self.run) for name in names if name not in kept
+        ]
 
 
 class UnixConnection(http.client.HTTPConnection):
