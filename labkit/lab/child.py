@@ -30,6 +30,14 @@ serve(int(sys.argv[2]))"""
 _TOLD = Choice(Style(stable=True), times=False, folded=False)
 
 
+class CommandFailed(LabkitError):
+    """A shell command in a child had another exit status than 0."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the error alone, because no line of Python is to blame."""
+        return [f"{type(self).__name__}: {self}"]
+
+
 class Child:
     """A fresh process. `do` runs operations in it, `sh` a shell command; `end` ends it and all that it has made.
 
@@ -74,13 +82,13 @@ class Child:
         return told
 
     def sh(self, command: str) -> None:
-        """Run a shell command as a child of the process, and print what it says. LabkitError if it fails."""
+        """Run a shell command as a child of the process, and print what it says. CommandFailed if it fails."""
         answer = self._ask({"sh": command})
         if "error" in answer:
             raise KernelError(*answer["error"])
         print(answer["output"], end="")
         if answer["status"]:
-            raise LabkitError(f"{command}: exit status {answer['status']}")
+            raise CommandFailed(f"{command}: exit status {answer['status']}")
 
     def end(self) -> None:
         """End the process. Its namespaces go with it, and with them the mounts; ending it twice does no harm."""
