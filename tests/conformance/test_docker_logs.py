@@ -160,7 +160,7 @@ def wait_for(condition: Any) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.01)  # the files tell nobody that they have rotated
 
 
 @pytest.mark.parametrize("driver", [SMALL, (*SMALL, "--log-opt", "compress=true"), ("--log-driver", "local", *SMALL)])
