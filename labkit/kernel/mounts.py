@@ -462,8 +462,13 @@ def _refuse_proc(point: int, source: str, target: str) -> None:
     if path == "/proc":
         if source != "/proc":
             raise KernelError("mount", errno.EPERM, f'"{target}" cannot be mounted because it is not of type proc')
-    elif path not in _REPLACEABLE and os.path.ismount("/proc") and os.fstat(point).st_dev == os.stat("/proc").st_dev:
+    elif path not in _REPLACEABLE and _is_in_proc(os.fstat(point)):
         raise KernelError("mount", errno.EPERM, f'"{target}" cannot be mounted because it is inside /proc')
+
+
+def _is_in_proc(found: os.stat_result) -> bool:
+    """Whether it is in what is mounted at /proc: on another device than the root, where an unmounted /proc is."""
+    return found.st_dev != os.stat("/").st_dev and found.st_dev == os.stat("/proc").st_dev
 
 
 def _refuse_link(path: str) -> None:

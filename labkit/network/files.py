@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from labkit.errors import InvalidParameter
 from labkit.kernel.resolver import ADDRESS
@@ -81,6 +82,7 @@ class Resolver:
         return _RESOLVER + "".join(f"{line}\n" for line in lines)
 
 
+@lru_cache(maxsize=64)
 def _is_loopback(server: str) -> bool:
     try:
         return ipaddress.ip_address(server.split("%")[0]).is_loopback
@@ -95,6 +97,7 @@ class _Read:
     options: list[str] = field(default_factory=list)
 
 
+@lru_cache(maxsize=8)
 def parse_resolver(text: str) -> Resolver:
     """What a resolv.conf says; of several `search` lines the last counts (resolv.conf(5))."""
     found = _Read()

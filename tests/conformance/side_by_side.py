@@ -47,7 +47,10 @@ def told(engine: Daemon, line: str) -> Answer:
     else:
         words = shlex.split(line)
     done = engine.docker(*words, check=False)
-    return Answer(done.returncode, masked(done.stdout.decode()), masked(done.stderr.decode()))
+    out = masked(done.stdout.decode())
+    if words[0] == "diff":  # dockerd's order is that of a Go map
+        out = "".join(sorted(out.splitlines(keepends=True)))
+    return Answer(done.returncode, out, masked(done.stderr.decode()))
 
 
 def shown(engine: Daemon) -> dict[str, Any]:

@@ -24,7 +24,7 @@ EXEC_FAILED = (
 )
 BOUNDED = "runc fails where the machine lacks a capability, labkit gives those that there are"
 
-pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 Engines = tuple[Daemon, Daemon]
 
 
