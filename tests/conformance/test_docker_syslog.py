@@ -111,6 +111,7 @@ class Server:
         self.port = self.sock.getsockname()[1]
         self.tls = tls
         self.data = b""
+        self.connection: socket.socket | None = None
         self.came = threading.Condition()
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
@@ -120,6 +121,7 @@ class Server:
             while True:
                 plain, _ = self.sock.accept()
                 with contextlib.suppress(OSError), self._wrapped(plain) as connection:
+                    self.connection = connection
                     while more := connection.recv(1 << 16):
                         with self.came:
                             self.data += more
@@ -134,9 +136,13 @@ class Server:
         return self.data
 
     def close(self) -> None:
-        self.sock.shutdown(socket.SHUT_RDWR)
-        self.sock.close()
+        """Be gone: no connection is taken any more, and the one that there is ends."""
+        for sock in filter(None, (self.sock, self.connection)):
+            with contextlib.suppress(OSError):  # the other end, or a test, has closed it
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
         self.thread.join(PATIENCE)
+        assert not self.thread.is_alive()
 
 
 @pytest.fixture
