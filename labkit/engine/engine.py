@@ -17,6 +17,7 @@ from labkit.engine import disk, mountpoints, places, restarting, settling, stopp
 from labkit.engine.container import Container
 from labkit.engine.events import Events
 from labkit.engine.execs import Exec
+from labkit.engine.memory_watch import MemoryWatch
 from labkit.engine.models import ContainerRecord, Ending
 from labkit.engine.networks import Networks
 from labkit.engine.settings import Settings
@@ -56,6 +57,7 @@ class Engine:
         self.nameserver = NameServer(self.directory)
         self.volumes = Volumes(self)
         self.sampler = Sampler(self)
+        self.memory = MemoryWatch(self)
         self.creating: set[Container] = set()
         self.ending = False
         self.endings: OrderedDict[str, tuple[str, Ending]] = OrderedDict()
@@ -233,6 +235,7 @@ class Engine:
         """Let go of descriptors and locks."""
         for container in self.containers.values():
             container.close()
+        self.memory.close()
         self.nameserver.close()
         self.images.close()
         for fd in self._locks:

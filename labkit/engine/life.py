@@ -169,6 +169,7 @@ async def _run_plan(engine: Engine, container: Container, joined: endpoints.Join
     engine.traces.plan(started_span(container.id, plan, started, context, engine.spawner.pid, first.records))
     note_running(container, started.pid, started.pidfd, started.descriptors, started.began)
     container.run.context = context
+    engine.memory.begin(container)
     endpoints.opened(engine, container, started.descriptors, first.context)
     health.begin(engine, container)
     engine.events.publish("container", "start", container.id, container.attributes())

@@ -43,7 +43,7 @@ class Run:
     """A process's descriptors and output. `began` and `exited` are set once; `code` is its exit status.
 
     `context` is the trace of what its end belongs to: of its start, or of who stops it.
-    `asked` are the signals that the engine has sent it.
+    `asked` are the signals that the engine has sent it, `memory_events` how often it was told to be out of memory.
     """
 
     def __init__(self, log: Logger | None, terminal: bool) -> None:
@@ -56,6 +56,7 @@ class Run:
         self.code: int | None = None
         self.context: TraceContext | None = None
         self.asked: list[Asked] = []
+        self.memory_events = 0
         self.began = asyncio.Event()
         self.exited = asyncio.Event()
 

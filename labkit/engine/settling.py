@@ -51,16 +51,19 @@ def adopt(engine: Engine, container: Container, process: Introduced | None) -> N
     record = container.record
     if process:
         paused = not process.outcome and pausing.is_frozen(engine, container)
+        ran_out = record.State.OOMKilled
         _complete_bundle(engine, container)
         container.adopt_log()
         life.note_running(container, process.pid, process.pidfd, process.descriptors, process.began)
         endpoints.adopt(engine, container, process.descriptors)
         connecting.resume(engine, container)
         mountpoints.hold(engine, container)
+        record.State.OOMKilled = ran_out
         pausing.note_frozen(container, paused)
         if process.outcome:
             engine.background(settle(engine, container, process.outcome))
         else:
+            engine.memory.begin(container)
             health.begin(engine, container)
         return
     if record.State.Restarting:
@@ -96,6 +99,7 @@ def abandon(engine: Engine, process: Introduced) -> None:
 async def settle(engine: Engine, container: Container, outcome: Outcome, error: str = "") -> None:
     """The container's process has ended: when its output is in the log, record the exit and tell who waits."""
     run = container.run
+    engine.memory.end(container)
     await health.stop(container)
     for output in (run.output, *(one.run.output for one in container.execs.values())):
         output.hurry()
@@ -119,7 +123,8 @@ async def settle(engine: Engine, container: Container, outcome: Outcome, error: 
 
 
 def _tell(engine: Engine, container: Container, outcome: Outcome, ran: float) -> None:
-    if outcome.oom:
+    kills = (outcome.memory or {}).get("Kills", int(outcome.oom))
+    if kills > container.run.memory_events:
         engine.events.publish("container", "oom", container.id, container.attributes())
     attributes = container.attributes(execDuration=str(int(ran)), exitCode=str(outcome.code))
     engine.events.publish("container", "die", container.id, attributes)
@@ -147,7 +152,7 @@ def _ended(container: Container, outcome: Outcome, error: str, again: bool) -> N
         Running=again,
         Restarting=again,
         ExitCode=outcome.code,
-        OOMKilled=outcome.oom,
+        OOMKilled=outcome.oom or record.State.OOMKilled,
         Error=error,
         StartedAt=record.State.StartedAt,
         FinishedAt=rfc3339(outcome.ended),

@@ -84,7 +84,7 @@ def changes(layout: cgroups.Layout, before: HostConfig, after: HostConfig) -> li
     """What differs, as (controller, file, value) to write, in an order that the kernel takes."""
     old, new = (_files(layout, host) for host in (before, after))
     found = [(*key, value) for key, value in new.items() if old.get(key) != value]
-    if swap_of(after) == -1 or swap_of(after) > swap_of(before):
+    if swap_of(after) == -1 or swap_of(after) > swap_of(before) > 0:  # there was no limit at 0 and -1
         found.sort(key=lambda change: (change[1] == _MEMORY) - (change[1] == _SWAP))  # more: the sum first
     return found
 
@@ -122,6 +122,8 @@ async def update(engine: Engine, container: Container, body: UpdateBody, context
             raise kind(_refused(container, str(error))) from error
         container.record.HostConfig = after
         container.save(durable=True)
+        if container.run.running:
+            engine.memory.begin(container)
     engine.events.publish("container", "update", container.id, container.attributes())
     return warnings
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemon import PATIENCE, REPOSITORY, Daemon
+from tests.support.daemon import PATIENCE, REPOSITORY, Daemon, running
 from tests.support.events import events
 
 pytestmark = pytest.mark.root
@@ -58,6 +58,46 @@ def test_another_process_of_it_ran_out_of_memory(daemon: Daemon) -> None:
     assert done.returncode == 5
     assert daemon.inspect("box")["State"]["OOMKilled"]
     assert ending(daemon)["By"] == "itself"
+
+
+EAT = ("sh", "-c", "tail /dev/zero; exit 0")
+"""Takes more memory than there is in a process of its own."""
+
+
+def test_running_out_of_memory_is_told_at_the_moment(daemon: Daemon) -> None:
+    """And once for each time, though the container lives on, and a limit came to it later."""
+    with events(daemon) as told:
+        daemon.docker(*RUN, "-m", "20m", *SLEEP)
+        daemon.docker("exec", "box", *EAT)
+        told.until("oom", "box")
+        state = daemon.inspect("box")["State"]
+        assert (state["Running"], state["OOMKilled"]) == (True, True)
+        daemon.docker("exec", "box", *EAT)
+        told.until("oom", "box")
+        daemon.docker("rm", "-f", "box")
+        daemon.docker(*RUN[:-1], "later", *SLEEP)
+        daemon.docker("update", "-m", "20m", "--memory-swap", "20m", "later")
+        daemon.docker("exec", "later", *EAT)
+        told.until("oom", "later")
+        daemon.docker("rm", "-f", "later")
+        told.until("destroy", "later")
+    assert told.actions().count("oom") == 3
+
+
+def test_a_daemon_that_comes_back_tells_of_memory_too(tmp_path: Path, busybox_archive: None) -> None:
+    with running(tmp_path) as own:
+        own.docker(*RUN, "-m", "20m", *SLEEP)
+        own.docker("exec", "box", *EAT)
+        assert own.inspect("box")["State"]["OOMKilled"]
+        own.kill()
+        own.start()
+        assert own.inspect("box")["State"]["OOMKilled"]
+        with events(own) as told:
+            own.docker("exec", "box", *EAT)
+            told.until("oom", "box")
+            own.docker("stop", "-t", "0", "box")
+            told.until("die", "box")
+        assert told.actions().count("oom") == 1
 
 
 def test_who_sent_the_signal(daemon: Daemon) -> None:

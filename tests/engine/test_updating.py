@@ -67,6 +67,8 @@ def test_more_memory_needs_the_sum_first_and_less_the_part() -> None:
     assert [file for _, file, _ in changes(V1, large, small)] == list(reversed(more))
     boundless = HostConfig(Memory=256 * MIB, MemorySwap=-1)
     assert changes(V1, small, boundless)[0] == ("memory", "memory.memsw.limit_in_bytes", "-1")
+    first = [file for _, file, _ in changes(V1, HostConfig(), HostConfig(Memory=20 * MIB, MemorySwap=20 * MIB))]
+    assert first == list(reversed(more))  # where there was no limit the sum may not fall below it
 
 
 def test_only_what_differs_is_written() -> None:

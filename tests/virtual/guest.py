@@ -167,6 +167,7 @@ def memory_that_runs_out(guest: Guest) -> None:
     assert code == 137
     assert counts(guest.group("eater"), "memory.events")["oom_kill"] == 1
     assert guest.inspect("eater")["State"]["Running"] is True
+    until(lambda: guest.inspect("eater")["State"]["OOMKilled"])  # told at the moment: it lives on
     guest.run_one("greedy", "exec tail /dev/zero", **limits)
     assert guest.wait("greedy") == 137
     assert guest.inspect("greedy")["State"]["OOMKilled"] is True
