@@ -150,10 +150,11 @@ class Mortal(Isolated):
 
 
 def ask(daemon: Daemon, requests: Requests) -> None:
-    """Make requests, which may fail only because somebody has died."""
+    """Make requests, which may fail only because somebody has died. `{Id}` is what the one before was told."""
+    answer: Any = None
     for method, path, body in requests:
         try:
-            status, answer = daemon.request(method, path, body)
+            status, answer = daemon.request(method, path.format_map(answer if isinstance(answer, dict) else {}), body)
         except (ConnectionError, http.client.HTTPException):
             return
         if status >= 300:
