@@ -18,9 +18,35 @@ from typing import Any, ClassVar
 from labkit.errors import KernelError
 from labkit.kernel import constants as c
 from labkit.kernel import syscalls
+from labkit.kernel.cgroups import remove_cgroup
 from labkit.plan import Context, Operation, Result
 
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRuntime(Operation):
+    """Make a cgroup for the runtime itself. Undone by ending the runtime, if it is at work, and removing it.
+
+    A runtime outlives the spawner, and would go on to make a container of which nobody knows: whoever takes the start
+    back finds it here. What it has put into the container's cgroups is found there.
+    """
+
+    path: str
+    man: ClassVar[str] = "cgroups(7)"
+
+    def run(self, context: Context) -> Result:
+        syscalls.mkdir(self.path)
+        return None
+
+    def undo(self, result: Result, context: Context) -> None:
+        remove_cgroup(self.path)
+
+    def describe(self) -> str:
+        return f"make the cgroup {self.path} for the runtime itself"
+
+    def shell(self) -> str:
+        return f"mkdir {shlex.quote(self.path)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The plan of a container that another OCI runtime makes: what is done before `RUNTIME create` (`kernel.oci_runtime`).
 
 The cgroups are labkit's, so that their end and an out-of-memory kill are known as ever; limits and all else are the
-runtime's. `docker exec` is labkit's own: it joins what is there.
+runtime's. It works in a cgroup beside them, so that it ends as well when a start is taken back after a crash.
+`docker exec` is labkit's own: it joins what is there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from labkit.kernel import constants as c
 from labkit.kernel.links import BringUpLoopback
 from labkit.kernel.mounts import PROPAGATION, SetPropagation
 from labkit.kernel.namespaces import CloneInit
-from labkit.kernel.oci_runtime import CreateByRuntime, HideTree, HoldNetwork, ListenForTerminal
+from labkit.kernel.oci_runtime import CreateByRuntime, HideTree, HoldNetwork, HoldRuntime, ListenForTerminal
 from labkit.kernel.overlay import MountOverlay
 from labkit.kernel.process import NewSession, ResetSignals, SealDescriptors
 from labkit.kernel.stdio import ConnectStdio
@@ -50,6 +51,16 @@ def spec_for(spec: Spec, runtime: Runtime) -> Spec:
     return spec | {"linux": linux | {"namespaces": joined}}
 
 
+def runtime_cgroup(path: str, layout: cgroups.Layout) -> str:
+    """The directory of the cgroup for the runtime that makes the container in cgroup `path`.
+
+    In one tree only: cpuset's takes nobody before it has CPUs (cpuset(7)).
+    """
+    if layout.version == 2:
+        return layout.directory("", f"{path}.runtime")
+    return layout.directory(next(name for name, _ in layout.v1 if name != "cpuset"), f"{path}.runtime")
+
+
 def start_plan(
     spec: Spec,
     machine: Machine,
@@ -69,6 +80,7 @@ def start_plan(
     host: list[Operation] = [
         *ensure_cgroup(cgroup_parent, layout),
         *(cgroups.CreateCgroup(directory) for directory in layout.directories(linux["cgroupsPath"])),
+        HoldRuntime(held := runtime_cgroup(linux["cgroupsPath"], layout)),
         MakeDirectory(runtime.state, 0o700),
         *([ListenForTerminal(create.console)] if terminal else []),
         CloneInit(c.CLONE_NEWNS | (c.CLONE_NEWNET if own else 0)),
@@ -78,7 +90,9 @@ def start_plan(
         ResetSignals(),
         NewSession(),
         SetPropagation("/", PROPAGATION["rslave"]),
-        *([BringUpLoopback(), *network, HoldNetwork(runtime.network)] if own else []),
+        *([BringUpLoopback()] if own else []),
+        cgroups.JoinCgroup(f"{held}/{'tasks' if layout.version == 1 else 'cgroup.procs'}"),
+        *([*network, HoldNetwork(runtime.network)] if own else []),
         *([HideTree(hidden)] if hidden else []),
         MountOverlay(layers.base, layers.lower, layers.upper, layers.work, root, OVERLAY_OPTIONS),
         ConnectStdio(() if terminal else streams),

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from labkit.kernel import constants as c
-from labkit.kernel.cgroups import CreateCgroup, EnsureCgroup, Layout
+from labkit.kernel.cgroups import CreateCgroup, EnsureCgroup, JoinCgroup, Layout
 from labkit.kernel.namespaces import CloneInit
-from labkit.kernel.oci_runtime import CreateByRuntime, HideTree, HoldNetwork, ListenForTerminal
+from labkit.kernel.oci_runtime import CreateByRuntime, HideTree, HoldNetwork, HoldRuntime, ListenForTerminal
 from labkit.kernel.overlay import MountOverlay
 from labkit.kernel.stdio import ConnectStdio
 from labkit.kernel.storage import MakeDirectory
@@ -46,9 +46,27 @@ def find(found: Plan, kind: type[Operation]) -> list[Operation]:
 
 
 def test_cgroups_and_state_are_the_spawners() -> None:
-    assert kinds(plan(), "spawner") == [CreateCgroup, CreateCgroup, MakeDirectory, CloneInit]
-    assert kinds(plan(V2, terminal=True), "spawner") == [CreateCgroup, MakeDirectory, ListenForTerminal, CloneInit]
+    first = [CreateCgroup, HoldRuntime, MakeDirectory]
+    assert kinds(plan(), "spawner") == [CreateCgroup, *first, CloneInit]
+    assert kinds(plan(V2, terminal=True), "spawner") == [*first, ListenForTerminal, CloneInit]
     assert len(find(plan(parent="/p"), EnsureCgroup)) == 2
+
+
+@pytest.mark.parametrize(
+    ("layout", "path", "file"),
+    [
+        (HYBRID, "/cg/memory/labkit/ID.runtime", "tasks"),
+        (Layout((("cpuset", "/cg/cpuset"), ("pids", "/cg/pids")), ""), "/cg/pids/labkit/ID.runtime", "tasks"),
+        (V2, "/cg/labkit/ID.runtime", "cgroup.procs"),
+    ],
+)
+def test_the_runtime_has_a_cgroup_of_its_own(layout: Layout, path: str, file: str) -> None:
+    """It is taken back before the container's: a runtime that has ended puts nobody in there any more."""
+    found = plan(layout)
+    assert find(found, HoldRuntime) == [HoldRuntime(path)]
+    assert find(found, JoinCgroup) == [JoinCgroup(f"{path}/{file}")]
+    host = kinds(found, "spawner")
+    assert host.index(HoldRuntime) > host.index(CreateCgroup)
 
 
 @pytest.mark.parametrize(
