@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from labkit.errors import KernelError, LabkitError
 from labkit.trace import RECORDER
@@ -78,6 +78,8 @@ class Operation:
 
 Numbered = tuple[tuple[int, Operation], ...]
 """Operations with their places in a plan."""
+Encoded = list[list[Any]]
+"""The same as plain data: each what `encode` gives, after its place."""
 
 
 def encode(operation: Operation) -> list[Any]:
@@ -89,6 +91,10 @@ def encode(operation: Operation) -> list[Any]:
 
 
 _FIELDS: dict[type[Operation], tuple[str, ...]] = {}
+
+
+def decode_all(operations: Encoded) -> Numbered:
+    return tuple((place, decode(data)) for place, *data in operations)
 
 
 def decode(data: list[Any]) -> Operation:
@@ -127,18 +133,9 @@ class Plan:
         """The same plan with one operation left out."""
         return Plan(self.name, self.steps[:index] + self.steps[index + 1 :])
 
-    def encode(self) -> list[Any]:
-        return [self.name, [[step.actor, *encode(step.operation)] for step in self.steps]]
-
-    @classmethod
-    def decode(cls, data: list[Any]) -> Self:
-        name, steps = data
-        return cls(name, tuple(Step(actor, decode(operation)) for actor, *operation in steps))
-
-    @staticmethod
-    def encoded_steps(data: list[Any], actor: str) -> list[list[Any]]:
-        """Of an encoded plan: one actor's operations, still encoded, after their places."""
-        return [[place, *operation] for place, (who, *operation) in enumerate(data[1]) if who == actor]
+    def encoded(self, actor: str) -> Encoded:
+        """One actor's operations as plain data, for another process."""
+        return [[i, *encode(step.operation)] for i, step in enumerate(self.steps) if step.actor == actor]
 
     def shell(self) -> str:
         """The plan as a shell script that does the same by hand."""

@@ -12,7 +12,7 @@ import os
 import socket
 from typing import Any
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of what daemon and spawner say to each other: one of another version is left alone."""
 Message = dict[str, Any]
 PACKET = 64 << 10

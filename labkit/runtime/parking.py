@@ -9,6 +9,7 @@ they were made.
 from __future__ import annotations
 
 import gc
+import marshal
 import os
 import select
 import socket
@@ -16,32 +17,23 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from labkit.kernel import syscalls
-from labkit.plan import OPERATIONS, Context, Numbered, Operation, Record, decode, perform
+from labkit.plan import Context, Encoded, Numbered, Operation, Record, decode, perform
 from labkit.runtime import channel
 from labkit.runtime.init import run_init
 from labkit.trace import RECORDER
-
-Encoded = list[list[Any]]
-"""Operations as `labkit.plan.encode` gives them, after their places in the plan."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a parked child is good for: the namespaces to fork into, and what to do there before waiting.
 
-    `rest` is what such a plan went on with the last time. The child decodes it ahead, since most of it will be
-    wanted again.
+    `first` are encoded operations without places. `last` is the whole of such a plan, the last time, as it came: the
+    child decodes it ahead, since most of it will be wanted again.
     """
 
     flags: int
-    first: Encoded
-    rest: Encoded = field(compare=False)
-
-
-def kind_of(flags: int, init: Encoded) -> Kind:
-    """The kind for plans like this one: the operations that may be done ahead are those at its beginning."""
-    count = next((i for i, (_, name, *_fields) in enumerate(init) if not OPERATIONS[name].ahead), len(init))
-    return Kind(flags, [operation[1:] for operation in init[:count]], init[count:])
+    first: list[list[Any]]
+    last: bytes = field(compare=False)
 
 
 @dataclass(slots=True)
@@ -73,8 +65,8 @@ class Parked:
         os.close(self.mounts)
         return self.pid
 
-    def work(self, operations: Encoded, descriptors: dict[str, int]) -> None:
-        """Hand over the rest of the plan: encoded operations after their places, and the descriptors they need."""
+    def work(self, operations: bytes, descriptors: dict[str, int]) -> None:
+        """Hand over the child's operations (Encoded, marshalled), and the descriptors that they need."""
         message = {"operations": operations, "names": list(descriptors)}
         channel.send(self.control, message, list(descriptors.values()))
 
@@ -112,15 +104,15 @@ def _wait(kind: Kind, control: socket.socket) -> NoReturn:
     gc.disable()  # a collection would copy every page that it looks at, for nothing
     context = Context({"control": control.fileno()})
     done = [perform(place, decode(data), context) for place, data in enumerate(kind.first)]
-    known = {place: (data, decode(data)) for place, *data in kind.rest}
+    known = {place: (data, decode(data)) for place, *data in marshal.loads(kind.last)[len(done) :]}
     received = channel.receive(control)
     if received is None:
         os._exit(0)
     message, fds = received
     context.descriptors |= dict(zip(message["names"], fds, strict=True))
-    places = [place for place, *_ in message["operations"]]
-    records = [Record(place, *record[1:]) for place, record in zip(places, done, strict=False)]
-    run_init(_decode(message["operations"][len(done) :], known), context, records)
+    operations: Encoded = marshal.loads(message["operations"])
+    records = [Record(place, *record[1:]) for (place, *_), record in zip(operations, done, strict=False)]
+    run_init(_decode(operations[len(done) :], known), context, records)
 
 
 def _decode(operations: Encoded, known: dict[int, tuple[list[Any], Operation]]) -> Numbered:

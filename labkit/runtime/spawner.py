@@ -25,11 +25,11 @@ from labkit.kernel import resolver
 from labkit.kernel.cgroups import CreateCgroup, memory_counts, oom_kills
 from labkit.kernel.namespaces import CloneInit
 from labkit.kernel.oci_runtime import CreateByRuntime
-from labkit.plan import Context, Execution, Journal, Numbered, Plan, decode, recover
+from labkit.plan import Context, Execution, Journal, Numbered, decode, decode_all, recover
 from labkit.runtime import channel, oci, plans
 from labkit.runtime.init import DESCRIPTORS, ERROR, RECORDS, run_init
 from labkit.runtime.orphans import Orphans, take_created
-from labkit.runtime.parking import Encoded, Kind, Parked, kind_of, park
+from labkit.runtime.parking import Kind, Parked, park
 
 MOST_DESCRIPTORS = 4
 """How many descriptors a child sends in one packet at most."""
@@ -207,15 +207,14 @@ class Spawner:
         """Run the host's side of a plan, which forks; the child goes on with the rest of it."""
         lent = dict(zip(message["child"], fds, strict=False))
         kept = dict(zip(message["keep"], fds[len(lent) :], strict=True))
-        host, init = (Plan.encoded_steps(message["plan"], actor) for actor in ("spawner", "init"))
-        operations = tuple((place, decode(data)) for place, *data in host)
+        operations, init = decode_all(message["host"]), message["init"]
         journal = Journal(os.path.join(self.journals, message["key"]))
-        execution = Execution(operations, Context(dict(lent), parked=self.take_parked(operations, init)), journal)
+        execution = Execution(operations, Context(dict(lent), parked=self.take_parked(operations, message)), journal)
         began = time.time_ns()
         try:
             control = self.fork(execution, init, lent)
             process = Process(message["key"], execution.context, execution, kept, control, message["request"], began)
-            process.runtime = self.runtime_of(init)
+            process.runtime = self.runtime_of(message["last"])
             self.watch(process)
         except (LabkitError, OSError) as error:  # OSError: no room for the journal
             _close(kept)
@@ -223,12 +222,12 @@ class Spawner:
         finally:
             _close(lent)
 
-    def runtime_of(self, init: Encoded) -> CreateByRuntime | None:
+    def runtime_of(self, last: list[Any]) -> CreateByRuntime | None:
         """The runtime that a plan's last operation becomes, if it is one. What that leaves behind becomes ours."""
-        if not init or init[-1][1] != CreateByRuntime.__name__:
+        if last[0] != CreateByRuntime.__name__:
             return None
         self.orphans = self.orphans or Orphans(self.selector, self.owned)
-        found = decode(init[-1][1:])
+        found = decode(last)
         assert isinstance(found, CreateByRuntime)
         return found
 
@@ -237,19 +236,19 @@ class Spawner:
         parked = {self.parked.pid} if self.parked else set()
         return parked | {process.pid for process in self.processes.values() if process.code is None}
 
-    def take_parked(self, operations: Numbered, init: Encoded) -> Parked | None:
+    def take_parked(self, operations: Numbered, message: channel.Message) -> Parked | None:
         """The parked child, if it is what the plan is about to fork; from now on that kind is parked."""
         clone = next((op for _, op in operations if isinstance(op, CloneInit) and not op.cgroup), None)
         if clone is None:
             return None
-        self.kind = kind_of(clone.flags, init)
+        self.kind = Kind(clone.flags, message["first"], message["init"])
         parked, self.parked = self.parked, None
         if parked and not parked.fits(self.kind):
             parked.discard()
             return None
         return parked
 
-    def fork(self, execution: Execution, init: Encoded, lent: dict[str, int]) -> socket.socket:
+    def fork(self, execution: Execution, init: bytes, lent: dict[str, int]) -> socket.socket:
         """Run the host's operations and give the child its own; returns the control socket to it."""
         assert execution.journal
         context, parked = execution.context, execution.context.parked
@@ -257,7 +256,7 @@ class Spawner:
         if child:
             context.descriptors["control"] = child.fileno()
         # Decoded before the fork: what a child allocates makes copies of the pages that it is put on.
-        ready = () if parked else tuple((place, decode(data)) for place, *data in init)
+        ready = () if parked else decode_all(marshal.loads(init))
         try:
             execution.journal.open(execution.operations)
             execution.run_or_undo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import marshal
 import os
 import socket
@@ -14,7 +15,7 @@ from typing import Any
 
 import labkit
 from labkit.errors import KernelError, LabkitError, Unavailable
-from labkit.plan import Plan, Record
+from labkit.plan import OPERATIONS, Plan, Record
 from labkit.runtime import channel
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(labkit.__file__)))
@@ -122,7 +123,7 @@ class SpawnerClient:
         request = self.last
         future: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
         self.waiting[request] = future
-        message = {"do": "start", "request": request, "key": key, "plan": plan.encode()}
+        message = {"do": "start", "request": request, "key": key, **encode_plan(plan)}
         names = {"child": list(child), "keep": list(keep)}
         try:
             self._send(message | names, [*child.values(), *keep.values()])
@@ -226,6 +227,17 @@ class SpawnerClient:
         future = self.waiting.get(message["failed"])
         if future and not future.done():
             future.set_exception(StartFailed(KernelError(call, errno, hint, operation), tuple(records)))
+
+
+def encode_plan(plan: Plan) -> dict[str, Any]:
+    """A plan for the spawner: its own operations, and those of the child as one piece that it hands on as it is.
+
+    Of the child's it sees the first ones, which may be done ahead, and the last.
+    """
+    init = plan.encoded("init")
+    ahead = itertools.takewhile(lambda operation: OPERATIONS[operation[1]].ahead, init)
+    first = [operation[1:] for operation in ahead]
+    return {"host": plan.encoded("spawner"), "first": first, "init": marshal.dumps(init), "last": init[-1][1:]}
 
 
 def _read_started(message: channel.Message, fds: list[int]) -> Started:

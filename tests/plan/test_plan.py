@@ -30,6 +30,7 @@ from labkit.plan import (
     Result,
     Step,
     decode,
+    decode_all,
     encode,
     recover,
 )
@@ -85,8 +86,8 @@ def test_there_are_operations_to_try() -> None:
 def test_an_operation_survives_the_way_to_another_process(operation: Operation) -> None:
     assert decode(marshal.loads(marshal.dumps(encode(operation)))) == operation
     plan = Plan("any", (Step("init", operation), Step("daemon", operation)))
-    assert Plan.decode(marshal.loads(marshal.dumps(plan.encode()))) == plan
-    assert Plan.encoded_steps(plan.encode(), "daemon") == [[1, *encode(operation)]]
+    assert decode_all(marshal.loads(marshal.dumps(plan.encoded("daemon")))) == plan.by("daemon")
+    assert plan.encoded("daemon") == [[1, *encode(operation)]]
 
 
 @given(operations=st.lists(st.sampled_from(KINDS).flatmap(any_operation), max_size=3))

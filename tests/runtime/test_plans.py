@@ -50,8 +50,8 @@ from labkit.kernel.process import (
 )
 from labkit.kernel.stdio import ConnectStdio, OpenTerminal
 from labkit.plan import Operation, Plan, Step
-from labkit.runtime.parking import kind_of
 from labkit.runtime.plans import OVERLAY_OPTIONS, Layers, Machine, Spec, exec_plan, mount_options, start_plan
+from labkit.runtime.spawning import encode_plan
 
 ALL = mask(tuple(NUMBERS))
 V1 = Layout(
@@ -362,13 +362,13 @@ def test_a_source_that_somebody_else_named_is_held_by_its_base() -> None:
 def test_what_can_be_done_ahead_is_all_at_the_beginning(layout: Layout) -> None:
     """A parked child has done this much; nothing in it may be particular to one container."""
     plan = start(make_spec(), layout)
-    kind = kind_of(find(plan, CloneInit)[0].flags, Plan.encoded_steps(plan.encode(), "init"))
+    first = encode_plan(plan)["first"]
     names = ["ResetSignals", "NewSession", "SetPropagation", "BringUpLoopback", "DropBounding"]
-    assert [name for name, *_ in kind.first] == names
+    assert [name for name, *_ in first] == names
     assert all(operation.ahead for operation in operations(plan)[: len(names)])
     assert not operations(plan)[len(names)].ahead
     other = make_spec() | {"hostname": "other", "root": {"path": "/other"}}
-    assert kind == kind_of(kind.flags, Plan.encoded_steps(start(other, layout).encode(), "init"))
+    assert first == encode_plan(start(other, layout))["first"]
 
 
 @pytest.mark.parametrize(
