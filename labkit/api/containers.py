@@ -27,6 +27,7 @@ from labkit.engine import (
 )
 from labkit.engine.clock import parse_rfc3339, parse_timestamp
 from labkit.engine.container import Container
+from labkit.engine.container_filters import Filter
 from labkit.engine.engine import Engine
 from labkit.engine.logs import Selection
 from labkit.engine.models import CreateBody
@@ -49,7 +50,7 @@ class Containers:
         engine = self.engine
         filters = request.filters()
         limit = max(0, request.number("limit", 0) or 0)
-        wanted = views.Filter(filters, self._bounds(filters), self._ancestors(filters))
+        wanted = Filter(filters, self._bounds(filters), self._ancestors(filters))
         everything = request.flag("all") or limit > 0 or wanted.all_states
         found = sorted(engine.containers.values(), key=lambda one: one.record.Created, reverse=True)
         if not everything:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
-from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,15 +16,12 @@ from labkit.engine.execs import Exec
 from labkit.engine.health_checks import status_of
 from labkit.engine.models import State
 from labkit.engine.spec import MASKED, READONLY
-from labkit.errors import InvalidParameter
 from labkit.images.layers import size_of
 from labkit.images.snapshots import size_of_layer
 from labkit.network.models import Endpoint
 from labkit.network.publishing import port_map, summary_ports
 
 View = dict[str, Any]
-HEALTH = ("starting", "healthy", "unhealthy", "none")
-STATES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
 
 
 def inspect(container: Container, size: bool, links: list[str] | None = None) -> View:
@@ -114,6 +110,11 @@ def _exposed(container: Container) -> list[str]:
     return sorted(exposed)
 
 
+def shown_ports(container: Container) -> list[dict[str, Any]]:
+    """ContainerSummary.Ports: none unless it runs."""
+    return summary_ports(container.record.Sandbox.Ports, _exposed(container)) if container.run.running else []
+
+
 def summary(container: Container, image: str, now: float) -> View:
     """One container of `GET /containers/json`. `image` is the name to show for its image."""
     record = container.record
@@ -124,7 +125,7 @@ def summary(container: Container, image: str, now: float) -> View:
         "ImageID": record.Image,
         "Command": command(record.Path, record.Args),
         "Created": parse_rfc3339(record.Created) // 10**9,
-        "Ports": summary_ports(record.Sandbox.Ports, _exposed(container)) if container.run.running else [],
+        "Ports": shown_ports(container),
         "Labels": record.Config.Labels or {},
         "State": record.State.Status,
         "Status": status(container, now),
@@ -241,66 +242,3 @@ def inspect_exec(one: Exec) -> View:
         "DetachKeys": b64encode(attaching.parse_keys(keys)).decode() if (keys := one.body.DetachKeys) else "",
         "Pid": one.run.pid,
     }
-
-
-class Filter:
-    """The `filters` of `GET /containers/json`: any value of one, all of them. Unknown ones are InvalidParameter."""
-
-    KNOWN = frozenset(
-        ("ancestor", "before", "exited", "health", "id", "is-task", "isolation", "label", "name", "network", "publish",
-         "expose", "since", "status", "volume")
-    )  # fmt: skip
-
-    def __init__(self, filters: dict[str, list[str]], bounds: dict[str, float], images: set[str]) -> None:
-        """`bounds` are the creation times of `before` and `since`, `images` the IDs that `ancestor` names."""
-        if unknown := set(filters) - self.KNOWN:
-            raise InvalidParameter(f"invalid filter '{sorted(unknown)[0]}'")
-        for value in filters.get("status", ()):
-            if value not in STATES:
-                raise InvalidParameter(f"invalid filter 'status={value}'")
-        for value in filters.get("health", ()):
-            if value not in HEALTH:
-                raise InvalidParameter(f"unrecognized filter value for health: {value}")
-        self.filters = {name: values for name, values in filters.items() if values}
-        self.bounds = bounds
-        self.images = images
-
-    def passes(self, container: Container) -> bool:
-        return all(self._test(name, values, container) for name, values in self.filters.items())
-
-    def _test(self, name: str, values: list[str], container: Container) -> bool:
-        record = container.record
-        created = parse_rfc3339(record.Created) / 1e9
-        simple: dict[str, Callable[[str], bool]] = {
-            "id": lambda value: container.id.startswith(value),
-            "name": lambda value: (
-                value.strip("^$/") in container.name
-                if not value.startswith("^")
-                else container.name == value.strip("^$/")
-            ),
-            "status": lambda value: record.State.Status == value,
-            "exited": lambda value: record.State.Status == "exited" and str(record.State.ExitCode) == value,
-            "network": lambda value: any(
-                value in (name, endpoint.NetworkID) for name, endpoint in record.Networks.items()
-            ),
-            "health": lambda value: value == status_of(record.State),
-            "before": lambda _: created < self.bounds["before"],
-            "since": lambda _: created > self.bounds["since"],
-            "ancestor": lambda _: record.Image in self.images,
-            "volume": lambda value: any(
-                value in (point.Name or point.Source, point.Destination) for point in record.MountPoints.values()
-            ),
-        }
-        if name == "label":
-            return all(self._labelled(record.Config.Labels or {}, value) for value in values)
-        return any(simple[name](value) for value in values) if name in simple else False
-
-    @staticmethod
-    def _labelled(labels: dict[str, str], wanted: str) -> bool:
-        key, sign, value = wanted.partition("=")
-        return key in labels and (not sign or labels[key] == value)
-
-    @property
-    def all_states(self) -> bool:
-        """Some filters look at stopped containers too, without `all`."""
-        return bool({"status", "exited", "before", "since"} & set(self.filters))

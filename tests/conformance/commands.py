@@ -196,6 +196,14 @@ ps -a --filter ancestor=busybox --format "{{{{.Names}}}}"
 ps -l --format "{{{{.Names}}}}"
 ps -n 1 --format "{{{{.Names}}}}"
 ps -aq --filter name=nosuch
+ps -a --filter name=^/?b --format "{{{{.Names}}}}"
+ps -a --filter name=^/box$ --format "{{{{.Names}}}}"
+ps -a --filter isolation=x --format "{{{{.Names}}}}"
+ps -a --filter is-task=false --format "{{{{.Names}}}}"
+ps -aq --filter is-task=true
+ps -aq --filter expose=8080-8090
+ps -aq --filter expose=x
+ps -aq --filter exited=x
 diff talker
 !exec box sh -c "echo x > /new; rm /etc/group; mkdir /d"
 diff box

@@ -11,6 +11,7 @@ import pytest
 from labkit.engine import views
 from labkit.engine.clock import parse_rfc3339
 from labkit.engine.container import Container
+from labkit.engine.container_filters import Filter
 from labkit.engine.models import State
 from labkit.engine.settings import Settings
 from labkit.errors import InvalidParameter
@@ -106,26 +107,37 @@ def test_the_name_of_an_image_is_shown_while_it_means_that_image(
         ({"network": ["host"]}, False), ({"health": ["none"]}, True), ({"ancestor": ["alpine"]}, True),
         ({"volume": ["x"]}, False), ({"name": ["box"], "status": ["running"]}, False), ({"name": []}, True),
         ({"before": ["x"]}, True), ({"since": ["x"]}, False),
+        ({"name": ["^/?b"]}, True), ({"name": ["^/box$"]}, True), ({"name": ["^o"]}, False), ({"name": ["("]}, False),
+        ({"isolation": ["x"]}, True), ({"is-task": ["false"]}, True), ({"is-task": ["true"]}, False),
+        ({"publish": ["80"]}, False), ({"expose": ["80-90/udp"]}, False),
     ],
 )  # fmt: skip
 def test_filters(make: Make, filters: dict[str, list[str]], passes: bool) -> None:
-    container = make({"Status": "exited", "ExitCode": 3}, Labels={"a": "b"})
-    chosen = views.Filter(filters, {"before": START + 1, "since": START + 1}, {IMAGE})
+    container = make({"Status": "exited", "ExitCode": 3, "StartedAt": STARTED}, Labels={"a": "b"})
+    chosen = Filter(filters, {"before": START + 1, "since": START + 1}, {IMAGE})
     assert chosen.passes(container) is passes
 
 
 @pytest.mark.parametrize(
     ("filters", "message"),
-    [({"colour": ["red"]}, "invalid filter 'colour'"), ({"status": ["gone"]}, "invalid filter 'status=gone'")],
+    [
+        ({"colour": ["red"]}, "invalid filter 'colour'"),
+        ({"status": ["gone"]}, "invalid filter 'status=gone'"),
+        ({"is-task": ["x"]}, r"invalid filter 'is-task=\[x\]'"),
+        ({"exited": ["x"]}, 'strconv.Atoi: parsing "x": invalid'),
+        ({"expose": ["x"]}, "error while looking up for expose x: "),
+        ({"publish": ["1:2"]}, "should not contain ':': 1:2"),
+        ({"publish": ["90-80"]}, "error while looking up for publish 90-80: invalid range"),
+    ],
 )
 def test_filters_that_are_none(filters: dict[str, list[str]], message: str) -> None:
     with pytest.raises(InvalidParameter, match=message):
-        views.Filter(filters, {}, set())
+        Filter(filters, {}, set())
 
 
 def test_some_filters_look_at_stopped_containers_too() -> None:
-    assert views.Filter({"status": ["exited"]}, {}, set()).all_states
-    assert not views.Filter({"status": [], "name": ["x"]}, {}, set()).all_states
+    assert Filter({"status": ["exited"]}, {}, set()).all_states
+    assert not Filter({"status": [], "name": ["x"]}, {}, set()).all_states
 
 
 def test_a_summary_is_made_anew_when_it_has_changed(make: Make) -> None:
