@@ -66,7 +66,10 @@ class Containers:
         bounds = {}
         for name in ("before", "since"):
             if filters.get(name):
-                bounds[name] = parse_rfc3339(self.engine.find(filters[name][0]).record.Created) / 1e9
+                try:
+                    bounds[name] = parse_rfc3339(self.engine.find(filters[name][0]).record.Created) / 1e9
+                except NotFound as error:
+                    raise NotFound(f"no such container {filters[name][0]}") from error
         return bounds
 
     def _ancestors(self, filters: dict[str, list[str]]) -> set[str]:

@@ -35,7 +35,8 @@ class Usage:
         for name in asked.difference(_TYPES):
             raise InvalidParameter(f"unknown object type: {name}")
         now, tags = time.time(), {tag: image.id for image in self.engine.images.list() for tag in image.repo_tags}
-        containers = [(one, views.image_name(one, tags)) for one in self.engine.containers.values()]
+        newest = sorted(self.engine.containers.values(), key=lambda one: one.record.Created, reverse=True)
+        containers = [(one, views.image_name(one, tags)) for one in newest]
 
         def measure() -> dict[str, Any]:
             return {

@@ -15,7 +15,7 @@ from labkit.errors import InvalidParameter
 HEALTH = ("starting", "healthy", "unhealthy", "none")
 STATES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
 _TRUE, _FALSE = ("1", "true"), ("0", "false")
-_INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 Port = tuple[int, str]
 
 
@@ -46,8 +46,8 @@ class Filter:
 
     @property
     def all_states(self) -> bool:
-        """Some filters look at stopped containers too, without `all`."""
-        return bool({"status", "exited", "before", "since"} & set(self.filters))
+        """One filter looks at stopped containers too, without `all`."""
+        return "status" in self.filters
 
     def passes(self, container: Container) -> bool:
         ports = {"publish", "expose"} & set(self.filters)
@@ -104,9 +104,9 @@ def _ports(name: str, value: str) -> list[Port]:
 
 
 def _port_number(failed: str, text: str) -> int:
-    if not re.fullmatch("[0-9]+", text):
+    if not (text.isascii() and text.isdigit()):
         raise InvalidParameter(f'{failed}: strconv.ParseUint: parsing "{text}": invalid syntax')
-    if int(text) > 65535:
+    if len(text) > 5 or int(text) > 65535:
         raise InvalidParameter(f'{failed}: strconv.ParseUint: parsing "{text}": value out of range')
     return int(text)
 

@@ -152,6 +152,55 @@ inspect -f "{{{{.State.ExitCode}}}} {{{{.State.OOMKilled}}}}" oom
 container prune -f --filter label=nosuch
 rm -f oom
 """,
+    "filters": rf"""
+network create lab
+run -d --name first {NONE} -l x=1 -v vol:/data -v /etc:/host {SLEEP}
+run -d --name second --network lab -l x=2 -p 127.0.0.1:8093:80 --expose 90/udp --expose 91-93 {SLEEP}
+create --name third {NONE} busybox true
+run --name fourth {NONE} busybox sh -c "exit 5"
+run -d --name fifth {NONE} --health-cmd true --health-interval 100s {SLEEP}
+pause fifth
+ps -a --filter expose=80 --format "{{{{.Names}}}}"
+ps -a --filter expose=90/udp --format "{{{{.Names}}}}"
+ps -a --filter expose=90 --format "{{{{.Names}}}}"
+ps -a --filter expose=92-99/tcp --format "{{{{.Names}}}}"
+ps -a --filter expose=80/ --format "{{{{.Names}}}}"
+ps -a --filter expose=nonsense
+ps -a --filter expose=80:90
+ps -a --filter publish=8093 --format "{{{{.Names}}}}"
+ps -a --filter publish=80 --format "{{{{.Names}}}}"
+ps -a --filter publish=8000-8100/tcp --format "{{{{.Names}}}}"
+ps -a --filter publish=99999
+ps -a --filter expose=80/udp --filter publish=8093 --format "{{{{.Names}}}}"
+ps -a --filter is-task=true --format "{{{{.Names}}}}"
+ps -a --filter is-task=false --format "{{{{.Names}}}}"
+ps -a --filter is-task=x
+ps -a --filter isolation=hyperv --format "{{{{.Names}}}}"
+ps --filter exited=5 --format "{{{{.Names}}}}"
+ps -a --filter exited=5 --format "{{{{.Names}}}}"
+ps -a --filter exited=x
+ps --filter before=fourth --format "{{{{.Names}}}}"
+ps -a --filter before=fourth --filter since=first --format "{{{{.Names}}}}"
+ps -a --filter before=nosuch
+ps --filter status=created --filter status=paused --format "{{{{.Names}}}}"
+ps -a --filter health=starting --filter health=healthy --format "{{{{.Names}}}}"
+ps -a --filter health=nosuch
+ps -a --filter name=^f --format "{{{{.Names}}}}"
+ps -a --filter "name=^/f(irs|our)t?" --format "{{{{.Names}}}}"
+ps -a --filter "name=third|fifth" --format "{{{{.Names}}}}"
+ps -a --filter name=[ --format "{{{{.Names}}}}"
+ps -a --filter label=x=1 --filter label=x=2 --format "{{{{.Names}}}}"
+ps -a --filter network=lab --format "{{{{.Names}}}}"
+ps -a --filter volume=vol --format "{{{{.Names}}}}"
+ps -a --filter volume=/host --format "{{{{.Names}}}}"
+ps -a --filter volume=/data/ --format "{{{{.Names}}}}"
+top first -o user,args
+top first -o nosuch
+stats --no-stream --format "{{{{.Name}}}} {{{{.MemUsage}}}}" third
+unpause fifth
+rm -f first second third fourth fifth
+network rm lab
+""",
     "exec and logs": rf"""
 run -d --name box {NONE} -e FROM=run -l colour=red {SLEEP}
 exec box echo hello

@@ -125,6 +125,8 @@ def test_filters(make: Make, filters: dict[str, list[str]], passes: bool) -> Non
         ({"status": ["gone"]}, "invalid filter 'status=gone'"),
         ({"is-task": ["x"]}, r"invalid filter 'is-task=\[x\]'"),
         ({"exited": ["x"]}, 'strconv.Atoi: parsing "x": invalid'),
+        ({"exited": ["9" * 5000]}, "strconv.Atoi: .*: invalid"),
+        ({"publish": ["9" * 5000]}, "value out of range"),
         ({"expose": ["x"]}, "error while looking up for expose x: "),
         ({"publish": ["1:2"]}, "should not contain ':': 1:2"),
         ({"publish": ["90-80"]}, "error while looking up for publish 90-80: invalid range"),
@@ -135,9 +137,9 @@ def test_filters_that_are_none(filters: dict[str, list[str]], message: str) -> N
         Filter(filters, {}, set())
 
 
-def test_some_filters_look_at_stopped_containers_too() -> None:
+def test_one_filter_looks_at_stopped_containers_too() -> None:
     assert Filter({"status": ["exited"]}, {}, set()).all_states
-    assert not Filter({"status": [], "name": ["x"]}, {}, set()).all_states
+    assert not Filter({"status": [], "name": ["x"], "exited": ["0"]}, {}, set()).all_states
 
 
 def test_a_summary_is_made_anew_when_it_has_changed(make: Make) -> None:
