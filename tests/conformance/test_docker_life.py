@@ -220,3 +220,21 @@ def test_the_sdk_holds_a_container(sdk: docker.DockerClient) -> None:
     box.remove()
     with pytest.raises(docker.errors.NotFound):
         sdk.containers.get("other")
+
+
+def test_containers_are_found_by_their_ports(daemon: Daemon) -> None:
+    daemon.docker("run", "-d", "--name", "web", "-p", "127.0.0.1::80", "busybox", "sleep", "1000")
+    port = daemon.out("port", "web", "80").rpartition(":")[2]
+    found = {
+        words: daemon.out("ps", "-q", "--filter", words) != ""
+        for words in (
+            f"publish={port}",
+            f"publish={port}/udp",
+            "publish=80",
+            "expose=80",
+            "expose=70-90/tcp",
+            "expose=81",
+        )
+    }
+    assert list(found.values()) == [True, False, False, True, True, False], found
+    daemon.docker("rm", "-f", "web")
