@@ -12,11 +12,13 @@ import pytest
 import uvloop
 
 from labkit.errors import Unavailable
-from labkit.plan import Plan
+from labkit.kernel.process import NewSession
+from labkit.plan import Plan, Step
 from labkit.runtime import channel
 from labkit.runtime.spawning import SpawnerClient
 
 MANY = 2000
+PLAN = Plan("start", (Step("init", NewSession()),))
 
 
 def with_client(work: Callable[[SpawnerClient, socket.socket], Coroutine[Any, Any, None]]) -> None:
@@ -59,7 +61,7 @@ def test_descriptors_that_were_closed_meanwhile_arrive() -> None:
         for number in range(MANY):
             client.drop("x" * 500, str(number))
         read, write = os.pipe()
-        start = asyncio.ensure_future(client.start("key", Plan("start", ()), {"stdin": read}, {}))
+        start = asyncio.ensure_future(client.start("key", PLAN, {"stdin": read}, {}))
         await asyncio.sleep(0)  # until it has asked
         os.close(read)
         for _ in range(MANY):
@@ -81,7 +83,7 @@ def test_a_spawner_that_dies_lets_nobody_wait() -> None:
     async def work(client: SpawnerClient, theirs: socket.socket) -> None:
         for number in range(MANY):
             client.drop("x" * 500, str(number))
-        start = asyncio.ensure_future(client.start("key", Plan("start", ()), {}, {}))
+        start = asyncio.ensure_future(client.start("key", PLAN, {}, {}))
         await asyncio.sleep(0)  # until it has asked
         theirs.close()
         with pytest.raises(Unavailable):
