@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import uvloop
 
@@ -19,6 +20,7 @@ from labkit.api import (
     captures,
     commit,
     comparisons,
+    configuration,
     containers,
     exec,
     hub,
@@ -37,10 +39,8 @@ from labkit.api.listening import TlsOptions
 from labkit.engine import runtimes
 from labkit.engine.engine import Engine
 from labkit.engine.logging import options as log_options
-from labkit.engine.models import LogConfig
 from labkit.engine.settings import Settings
 from labkit.errors import Forbidden, LabkitError
-from labkit.registry.endpoints import Settings as Registries
 
 log = logging.getLogger("labkit.daemon")
 MODULES: tuple[Callable[[Engine], list[Route]], ...] = (
@@ -62,75 +62,63 @@ MODULES: tuple[Callable[[Engine], list[Route]], ...] = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(prog="labkit daemon", description="Serve the Docker Engine API.")
-    add = found.add_argument
-    listening.add_flags(found)
-    add("--data-root", default="/var/lib/labkit", help="where images and containers are kept")
-    add("--exec-root", default="/run/labkit", help="where the state of running containers is kept")
-    add("-p", "--pidfile", default="", help="file for the daemon's process ID (default: EXEC_ROOT/labkit.pid)")
-    add("--bip", default="", metavar="CIDR", help="address of the default bridge, such as 10.9.0.1/16")
-    add("--cgroup-parent", default="labkit", help="cgroup below which containers are put")
-    add("--live-restore", action="store_true", help="let containers run on when the daemon ends")
-    add("--registry-mirror", action="append", default=[], metavar="URL", help="ask this mirror before Docker Hub")
-    add(
-        "--hub",
-        default=os.environ.get("LABKIT_HUB", ""),
-        metavar="URL",
-        help="a `labkit hub` that stands in for Docker "
-        "Hub; `none` for none (default: $LABKIT_HUB, or the one of this machine)",
-    )
-    add("--insecure-registry", action="append", default=[], metavar="HOST|CIDR", help="do without (verified) TLS there")
-    add("--add-runtime", action="append", default=[], metavar="NAME=PATH", help="an OCI runtime besides runc and crun")
-    add("--default-runtime", default="labkit", metavar="NAME", help="the runtime of containers that name none")
-    add("--log-driver", default="json-file", metavar="NAME", help="where the output of containers goes")
-    add("--log-opt", action="append", default=[], metavar="NAME=VALUE", help="an option of that log driver")
-    add("-l", "--log-level", default="info", choices=("debug", "info", "warn", "error"), help="how much to log")
-    add("--ready-fd", type=int, default=-1, help="descriptor to write `ready` to when the daemon listens")
-    return found
-
-
 def main(argv: list[str]) -> int:
     """Run the daemon until SIGTERM or SIGINT. Returns the exit status."""
-    options = parser().parse_args(argv)
-    logging.basicConfig(
-        level=options.log_level.upper().replace("WARN", "WARNING"),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
     try:
-        settings = settings_of(options)
-        pidfile = options.pidfile or os.path.join(settings.exec_root, "labkit.pid")
+        options, given = configuration.options(argv)
+        settings = configuration.settings_of(options)
+        logging.basicConfig(
+            level=level(settings, options.log_level), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
         hosts = options.host or [f"unix://{settings.exec_root}/labkit.sock"]
-        uvloop.run(serve(settings, hosts, listening.tls_options(options), pidfile, options.ready_fd))
+        tls = listening.tls_options(options)
+        check(settings, hosts, tls)
+        if options.validate:
+            print("configuration OK", file=sys.stderr)
+            return 0
+        pidfile = options.pidfile or os.path.join(settings.exec_root, "labkit.pid")
+        uvloop.run(serve(settings, hosts, tls, pidfile, options.ready_fd, partial(reload, given, options)))
     except LabkitError as error:
         print(f"labkit daemon: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def settings_of(options: argparse.Namespace) -> Settings:
-    """The settings that the flags give. Raises InvalidParameter."""
-    return Settings(
-        os.path.abspath(options.data_root),
-        os.path.abspath(options.exec_root),
-        options.cgroup_parent.strip("/"),
-        options.live_restore,
-        Registries(tuple(options.registry_mirror), tuple(options.insecure_registry), hub=options.hub),
-        options.bip,
-        LogConfig(Type=options.log_driver, Config=dict(one.partition("=")[::2] for one in options.log_opt)),
-        runtimes.parse(options.add_runtime),
-        options.default_runtime,
-    )
+def level(settings: Settings, name: str) -> str:
+    """The level of logging's; `debug` comes before what was chosen."""
+    return "DEBUG" if settings.debug else name.upper().replace("WARN", "WARNING")
 
 
-async def serve(settings: Settings, hosts: list[str], tls: TlsOptions, pidfile: str, ready: int) -> None:
-    """Boot the engine, serve it, shut it down in order."""
-    if os.geteuid() != 0:
-        raise Forbidden("the daemon needs root to make namespaces, mounts and cgroups: run it with sudo")
+def check(settings: Settings, hosts: list[str], tls: TlsOptions) -> None:
+    """Raises LabkitError for what can't be."""
     log_options.check(settings.log)
     runtimes.check(settings)
     listening.check(hosts, tls)
     listening.tls_context(tls)
+
+
+def reload(given: configuration.Given, options: argparse.Namespace, engine: Engine) -> None:
+    """SIGHUP: read the configuration file again. One that is wrong changes nothing."""
+    log.info("got signal to reload configuration, reloading from: %s", options.config_file)
+    try:
+        engine.reconfigure(configuration.reloaded(engine.settings, given, options.config_file))
+    except LabkitError as error:
+        log.error("%s", error)
+        return
+    logging.getLogger().setLevel(level(engine.settings, options.log_level))
+
+
+async def serve(
+    settings: Settings,
+    hosts: list[str],
+    tls: TlsOptions,
+    pidfile: str,
+    ready: int,
+    hung_up: Callable[[Engine], None],
+) -> None:
+    """Boot the engine, serve it, shut it down in order. `hung_up` is called at each SIGHUP."""
+    if os.geteuid() != 0:
+        raise Forbidden("the daemon needs root to make namespaces, mounts and cgroups: run it with sudo")
     wanted = [host for host in hosts if listening.parse_host(host, tls.wanted)[0] == "tcp"]
     tcp = [sock for host in wanted for sock in listening.open_tcp(host, tls.wanted)]
     engine = Engine(settings)
@@ -144,6 +132,7 @@ async def serve(settings: Settings, hosts: list[str], tls: TlsOptions, pidfile: 
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)  # requests make few cycles: looking for them seldom is enough
     told = _told_to_end()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up, engine)
     if ready >= 0:
         os.write(ready, b"ready\n")
         os.close(ready)

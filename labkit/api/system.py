@@ -14,6 +14,8 @@ from labkit.engine.clock import now, parse_timestamp
 from labkit.engine.engine import Engine
 from labkit.engine.logging.options import DRIVERS
 from labkit.errors import InvalidParameter
+from labkit.registry.endpoints import ALWAYS_INSECURE, HUB
+from labkit.registry.endpoints import Settings as Registries
 
 _DOTTED = ".".join(map(str, API_VERSION))
 _LEAST = ".".join(map(str, MIN_API_VERSION))
@@ -30,7 +32,6 @@ class System:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.id = os.urandom(16).hex()
         self._pong = Response(200, b"OK", "text/plain; charset=utf-8", _PING_HEADERS)
 
     def ping(self, request: Request) -> Answer:
@@ -40,7 +41,7 @@ class System:
         return json_response(version())
 
     async def info(self, request: Request) -> Answer:
-        return json_response(info(self.engine, self.id))
+        return json_response(info(self.engine))
 
     async def events(self, request: Request) -> Answer:
         since, until = (parse_timestamp(request.text(name)) for name in ("since", "until"))
@@ -85,14 +86,14 @@ def architecture() -> str:
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
 
 
-def info(engine: Engine, identity: str) -> dict[str, Any]:
+def info(engine: Engine) -> dict[str, Any]:
     """`GET /info`."""
     states = [one.record.State for one in engine.containers.values()]
     layout = engine.machine.cgroups
     controllers = {name for name, _ in layout.v1} or set(_v2_controllers(layout.unified))
     memory, cpu = "memory" in controllers, "cpu" in controllers
     return {
-        "ID": identity,
+        "ID": engine.id,
         "Containers": len(states),
         "ContainersRunning": sum(state.Status == "running" for state in states),
         "ContainersPaused": sum(state.Paused for state in states),
@@ -100,7 +101,7 @@ def info(engine: Engine, identity: str) -> dict[str, Any]:
         "Images": len(engine.images.list()),
         "Driver": "overlay2",
         "DriverStatus": [["Backing Filesystem", filesystem(engine.settings.data_root)]],
-        "Plugins": {"Volume": ["local"], "Network": ["host", "null"], "Authorization": None,
+        "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "macvlan", "null"], "Authorization": None,
                     "Log": sorted(set(DRIVERS) - {"none"})},
         "MemoryLimit": memory,
         "SwapLimit": memory and _has_swap_limit(layout.directory("memory", "")),
@@ -112,7 +113,7 @@ def info(engine: Engine, identity: str) -> dict[str, Any]:
         "IPv4Forwarding": _read("/proc/sys/net/ipv4/ip_forward") == "1",
         "BridgeNfIptables": False,
         "BridgeNfIp6tables": False,
-        "Debug": False,
+        "Debug": engine.settings.debug,
         "NFd": len(os.listdir("/proc/self/fd")),
         "OomKillDisable": layout.version == 1,
         "NGoroutines": len(engine.tasks),
@@ -127,7 +128,7 @@ def info(engine: Engine, identity: str) -> dict[str, Any]:
         "OSType": "linux",
         "Architecture": platform.machine(),
         "IndexServerAddress": "https://index.docker.io/v1/",
-        "RegistryConfig": {"IndexConfigs": {}, "InsecureRegistryCIDRs": ["127.0.0.0/8"], "Mirrors": []},
+        "RegistryConfig": registry_config(engine.settings.registries),
         "NCPU": len(os.sched_getaffinity(0)),
         "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "GenericResources": None,
@@ -136,7 +137,7 @@ def info(engine: Engine, identity: str) -> dict[str, Any]:
         "HttpsProxy": "",
         "NoProxy": "",
         "Name": os.uname().nodename,
-        "Labels": [],
+        "Labels": list(engine.settings.labels),
         "ExperimentalBuild": False,
         "ServerVersion": labkit.__version__,
         "Runtimes": {
@@ -154,6 +155,21 @@ def info(engine: Engine, identity: str) -> dict[str, Any]:
         "SecurityOptions": ["name=seccomp,profile=builtin", *(["name=cgroupns"] if layout.version == 2 else [])],
         "Warnings": None,
     }  # fmt: skip
+
+
+def registry_config(settings: Registries) -> dict[str, Any]:
+    """RegistryServiceConfig: networks and registries that may do without TLS, and what stands in for Docker Hub."""
+    networks = [entry for entry in settings.insecure if "/" in entry]
+    mirrors = [f"{mirror.rstrip('/')}/" for mirror in settings.mirrors]
+    named: dict[str, tuple[list[str], bool]] = {entry: ([], False) for entry in settings.insecure if "/" not in entry}
+    return {
+        "IndexConfigs": {
+            name: {"Name": name, "Mirrors": urls, "Secure": secure, "Official": name == HUB}
+            for name, (urls, secure) in {**named, HUB: (mirrors, True)}.items()
+        },
+        "InsecureRegistryCIDRs": [*networks, *ALWAYS_INSECURE],
+        "Mirrors": mirrors,
+    }
 
 
 def _v2_controllers(unified: str) -> list[str]:

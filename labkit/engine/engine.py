@@ -6,6 +6,7 @@ moby `daemon/daemon.go`. Everything here runs in one event loop; what takes long
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 from collections import OrderedDict
@@ -13,7 +14,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from labkit.engine import disk, mountpoints, places, restarting, settling, stopping
+from labkit.engine import disk, mountpoints, places, restarting, runtimes, settling, stopping
 from labkit.engine.container import Container
 from labkit.engine.events import Events
 from labkit.engine.execs import Exec
@@ -61,6 +62,7 @@ class Engine:
         self.creating: set[Container] = set()
         self.ending = False
         self.endings: OrderedDict[str, tuple[str, Ending]] = OrderedDict()
+        self.id = ""
         self.spawner: spawning.SpawnerClient
         self.images: ImageStore
         self._locks: list[int] = []
@@ -70,6 +72,7 @@ class Engine:
         for folder in (self.settings.containers, self.settings.bundles, self.settings.marks):
             places.make_folder(folder)
         self._locks = [places.lock_folder(folder) for folder in (self.settings.data_root, self.settings.exec_root)]
+        self.id = places.identity(self.settings.data_root)
         self.images = ImageStore(Path(self.settings.images))
         places.prepare_cgroups(self.machine.cgroups, self.settings.cgroup_parent)
         self.networks.load()
@@ -205,6 +208,11 @@ class Engine:
             if run.run.running:
                 self.background(run.settle(self, spawning.Outcome(137, settling.now_ns(), False)))
 
+    def reconfigure(self, settings: Settings) -> None:
+        """Go on with other settings, and tell of it (moby `daemon/reload.go`). The places are the same."""
+        self.settings = settings
+        self.events.publish("daemon", "reload", self.id, attributes(settings))
+
     async def shut_down(self) -> None:
         """Stop all containers (unless they shall live on) and end the spawner. A start under way ends first."""
         self.ending = True
@@ -240,3 +248,20 @@ class Engine:
         self.images.close()
         for fd in self._locks:
             places.unlock_folder(fd)
+
+
+def attributes(settings: Settings) -> dict[str, str]:
+    """What is told of the settings that can change while the daemon runs."""
+    lists = {
+        "labels": settings.labels,
+        "insecure-registries": settings.registries.insecure,
+        "registry-mirrors": settings.registries.mirrors,
+    }
+    return {
+        "name": os.uname().nodename,
+        "debug": str(settings.debug).lower(),
+        "live-restore": str(settings.live_restore).lower(),
+        "default-runtime": settings.default_runtime,
+        "runtimes": " ".join(f"{name}:{path or name}" for name, path in runtimes.known(settings).items()),
+        **{name: json.dumps(values, separators=(",", ":")) for name, values in lists.items()},
+    }

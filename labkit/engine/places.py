@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import uuid
 
 from labkit.errors import Conflict, Forbidden, KernelError, LabkitError
 from labkit.kernel import cgroups
@@ -28,6 +29,20 @@ def _unusable(path: str, error: OSError) -> str:
         f"can't use {path}: {os.strerror(error.errno or 0)}: labkit needs to write there; "
         "run the daemon as root, or choose other places with --data-root and --exec-root"
     )
+
+
+def identity(data_root: str) -> str:
+    """The daemon's ID, made when it first used its data root (moby `daemon/id.go`)."""
+    path = os.path.join(data_root, "engine-id")
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        made = str(uuid.uuid4())
+        with open(f"{path}.new", "w", encoding="ascii") as file:
+            file.write(made)
+        os.rename(f"{path}.new", path)
+        return made
 
 
 def lock_folder(path: str) -> int:

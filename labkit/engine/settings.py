@@ -26,6 +26,9 @@ class Settings:
     runtimes: tuple[tuple[str, str], ...] = ()
     """Names and programs of `--add-runtime`."""
     default_runtime: str = "labkit"
+    debug: bool = False
+    labels: tuple[str, ...] = ()
+    """The daemon's own, NAME=VALUE."""
 
     @property
     def runtime_states(self) -> str:

@@ -19,7 +19,7 @@ from labkit.errors import InvalidParameter
 
 HUB = "docker.io"
 _HUB_URL = "https://registry-1.docker.io"
-_ALWAYS_INSECURE = ("127.0.0.0/8", "::1/128")
+ALWAYS_INSECURE = ("127.0.0.0/8", "::1/128")
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -93,7 +93,7 @@ def is_insecure(domain: str, insecure: tuple[str, ...]) -> bool:
     named = {entry.partition("://")[2] if "://" in entry else entry for entry in insecure}
     if domain in named:
         return True
-    networks = [network for entry in (*named, *_ALWAYS_INSECURE) for network in _network(entry)]
+    networks = [network for entry in (*named, *ALWAYS_INSECURE) for network in _network(entry)]
     return any(address in network for address in _addresses(domain) for network in networks)
 
 
