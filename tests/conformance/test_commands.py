@@ -116,9 +116,10 @@ def test_commands(engines: Engines, group: str) -> None:
 
 
 def shown_in_order(engine: Daemon) -> dict[str, Any]:
-    """What there is, with mounts by their place: dockerd has them in any order."""
+    """What there is, with mounts and binds by their place: dockerd has them in any order."""
     found = shown(engine)
     for container in found["containers"].values():
+        container["HostConfig"]["Binds"] = sorted(container["HostConfig"]["Binds"] or [])
         container["Mounts"].sort(key=lambda mount: str(mount["Destination"]))
     return found
 
