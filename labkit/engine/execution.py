@@ -25,14 +25,14 @@ def carry_out(engine: Engine, plan: Plan, subject: str, trace: TraceContext, con
 
 
 def carry_out_journalled(engine: Engine, plan: Plan, subject: str, trace: TraceContext) -> None:
-    """`carry_out` for what would outlive the daemon. Raises LabkitError."""
+    """`carry_out` for what would outlive the daemon. Raises LabkitError; OSError without room for the journal."""
     operations = plan.by("daemon")
     journal = Journal(os.path.join(engine.settings.journals, f"{plan.name.replace(' ', '-')}-{subject}"))
-    journal.open(operations)
     try:
+        journal.open(operations)
         execute(engine, Execution(operations, Context(), journal), plan, subject, trace)
     finally:
-        journal.remove()
+        journal.discard()
 
 
 def execute(engine: Engine, execution: Execution, plan: Plan, subject: str, trace: TraceContext) -> None:

@@ -49,11 +49,19 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
 
 
 def receive_packet(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
-    """One packet with its descriptors, close-on-exec from the start (`socket.recv_fds` drops its flags)."""
+    """One packet of at most `size` bytes with its descriptors, of which there may be too few (`receive_into`)."""
+    return receive_into(sock, bytearray(size), most)
+
+
+def receive_into(sock: socket.socket, buffer: bytearray, most: int) -> tuple[bytes, list[int]]:
+    """One packet with its descriptors, close-on-exec from the start (`socket.recv_fds` drops its flags).
+
+    There are fewer than were sent if this process may have no more: unix(7) drops the others.
+    """
     fds = array.array("i")
     room = socket.CMSG_SPACE(most * fds.itemsize)
-    data, ancillary, _, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+    length, ancillary, _, _ = sock.recvmsg_into([buffer], room, socket.MSG_CMSG_CLOEXEC)
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-    return data, list(fds)
+    return bytes(memoryview(buffer)[:length]), list(fds)

@@ -41,7 +41,7 @@ def run_init(operations: Numbered, context: Context, done: Sequence[Record] = ()
         perform(place, operation, context)
     except KernelError as error:
         _report(control, error.call, error.errno, error.hint, error.operation, error.record, records)
-    except (LabkitError, OSError, KeyError, ValueError) as error:
+    except (LabkitError, OSError, MemoryError, KeyError, ValueError) as error:
         number = getattr(error, "errno", None) or 0
         _report(control, f"{type(error).__name__}: {error}", number, "", "", None, records)
     os._exit(127)

@@ -16,6 +16,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from labkit.errors import KernelError
 from labkit.kernel import syscalls
 from labkit.plan import Context, Encoded, Numbered, Operation, Record, decode, perform
 from labkit.runtime import channel
@@ -79,12 +80,19 @@ class Parked:
 
 
 def park(kind: Kind) -> Parked:
-    """Fork a child into new namespaces and let it wait. Raises KernelError."""
+    """Fork a child into new namespaces and let it wait. Raises KernelError, OSError."""
     mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-    control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError:
+        os.close(mounts)
+        raise
     calls = RECORDER.start()
     try:
         pid, pidfd = syscalls.clone3(kind.flags)
+    except KernelError:
+        os.close(mounts)
+        raise
     finally:
         RECORDER.stop()
     if pid == 0:

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -30,9 +31,13 @@ from labkit.runtime import channel, oci, plans
 from labkit.runtime.init import DESCRIPTORS, ERROR, RECORDS, run_init
 from labkit.runtime.orphans import Orphans, take_created
 from labkit.runtime.parking import Kind, Parked, park
+from labkit.runtime.spare import Spare
 
 MOST_DESCRIPTORS = 4
 """How many descriptors a child sends in one packet at most."""
+LONGEST = 1 << 20
+"""Bytes that a child sends in one packet at most."""
+LIMIT = "the spawner's limit of open files is reached: raise that of the daemon that starts it (LimitNOFILE, ulimit -n)"
 PAUSE = 0.001
 """Seconds without anything to do after which a child is parked for the next start."""
 OPERATIONS = (
@@ -99,6 +104,8 @@ class Spawner:
         self.kind: Kind | None = None
         self.wanted = False
         self.orphans: Orphans | None = None
+        self.spare = Spare()
+        self.packet = bytearray(LONGEST)  # here from the start: a machine without memory has no room for it later
         for name in recover(self.journals, self.log):
             self.log(f"undid {name}, which a dead spawner had left")
         self.listener = self._listen(os.path.join(folder, "spawner.sock"))
@@ -137,7 +144,8 @@ class Spawner:
         os.unlink(os.path.join(self.folder, "spawner.sock"))
 
     def accept(self) -> None:
-        sock, _ = self.listener.accept()
+        with self.spare:
+            sock, _ = self.listener.accept()
         if self.daemon:
             self.drop_daemon()
         for process in list(self.processes.values()):
@@ -176,7 +184,8 @@ class Spawner:
         if not self.daemon:
             return
         try:
-            channel.send(self.daemon, message, fds)
+            with self.spare:
+                channel.send(self.daemon, message, fds)
         except (BrokenPipeError, ConnectionResetError):
             self.drop_daemon()
 
@@ -184,7 +193,8 @@ class Spawner:
         """Take one request of the daemon."""
         assert self.daemon
         try:
-            received = channel.receive(self.daemon)
+            with self.spare:
+                received = channel.receive(self.daemon)
         except ConnectionResetError:
             received = None
         if received is None:
@@ -205,6 +215,9 @@ class Spawner:
 
     def start(self, message: channel.Message, fds: list[int]) -> None:
         """Run the host's side of a plan, which forks; the child goes on with the rest of it."""
+        if len(fds) < len(message["child"]) + len(message["keep"]):
+            _close(fds)  # the kernel hands over as many as there is room for
+            return self.refuse(message["request"], KernelError("recvmsg", errno.EMFILE, LIMIT))
         lent = dict(zip(message["child"], fds, strict=False))
         kept = dict(zip(message["keep"], fds[len(lent) :], strict=True))
         operations, init = decode_all(message["host"]), message["init"]
@@ -216,11 +229,12 @@ class Spawner:
             process = Process(message["key"], execution.context, execution, kept, control, message["request"], began)
             process.runtime = self.runtime_of(message["last"])
             self.watch(process)
-        except (LabkitError, OSError) as error:  # OSError: no room for the journal
-            _close(kept)
+        except (LabkitError, OSError, MemoryError) as error:
+            _close(kept.values())
             self.refuse(message["request"], error, execution)
         finally:
-            _close(lent)
+            _close(lent.values())
+        return None
 
     def runtime_of(self, last: list[Any]) -> CreateByRuntime | None:
         """The runtime that a plan's last operation becomes, if it is one. What that leaves behind becomes ours."""
@@ -259,8 +273,12 @@ class Spawner:
         ready = () if parked else decode_all(marshal.loads(init))
         try:
             execution.journal.open(execution.operations)
-            execution.run_or_undo()
-        except (LabkitError, OSError):
+            execution.run()
+        except (LabkitError, OSError, MemoryError):
+            if context.in_child:
+                os._exit(127)
+            with self.spare:
+                execution.undo()
             execution.journal.discard()
             if isinstance(parked, Parked) and not context.pid:
                 self.parked = parked
@@ -282,7 +300,7 @@ class Spawner:
         if self.kind and not self.parked:
             try:
                 self.parked = park(self.kind)
-            except KernelError as error:
+            except (KernelError, OSError, MemoryError) as error:
                 self.log(f"no child is parked: {error}")
 
     def watch(self, process: Process) -> None:
@@ -291,14 +309,20 @@ class Spawner:
         self.selector.register(process.control, selectors.EVENT_READ, lambda: self.hear(process))
         self.selector.register(process.pidfd, selectors.EVENT_READ, lambda: self.reap(process))
 
-    def refuse(self, request: int, error: LabkitError | OSError, execution: Execution) -> None:
+    def refuse(
+        self, request: int, error: LabkitError | OSError | MemoryError, execution: Execution | None = None
+    ) -> None:
         """Tell that a start failed before there was a child."""
         fields = (str(error), 0, "", "")
-        if isinstance(error, OSError):
+        if isinstance(error, MemoryError):
+            fields = ("malloc", errno.ENOMEM, "", "")
+        elif isinstance(error, OSError) and error.errno == errno.EMFILE:
+            fields = ("open", error.errno, LIMIT, "")
+        elif isinstance(error, OSError):  # no room for the journal
             fields = ("write", error.errno or 0, f"the journal is below {self.folder}: make room there", "")
-        if isinstance(error, KernelError):
+        elif isinstance(error, KernelError):
             fields = (error.call, error.errno, error.hint, error.operation)
-        host = [tuple(record) for record in execution.records]
+        host = [tuple(record) for record in execution.records] if execution else []
         failed = tuple(error.record) if isinstance(error, KernelError) and isinstance(error.record, tuple) else None
         self.tell({"failed": request, "error": (*fields, failed, []), "host": host})
 
@@ -306,10 +330,13 @@ class Spawner:
         """What a child says on its way to its exec."""
         if not process.control:  # closed since the selector told of it
             return
-        data, fds = channel.receive_packet(process.control, 1 << 20, MOST_DESCRIPTORS)
+        data, fds = channel.receive_into(process.control, self.packet, MOST_DESCRIPTORS)
         kind, body = data[:1], data[1:]
         if kind == DESCRIPTORS:
-            process.kept |= dict(zip(body.decode().split(","), fds, strict=True))
+            names = body.decode().split(",")
+            process.kept |= dict(zip(names, fds, strict=False))
+            if len(fds) < len(names):
+                self.end(process, LIMIT)
         elif kind == RECORDS:
             process.records = body
         elif kind == ERROR:
@@ -340,6 +367,10 @@ class Spawner:
         """A process has ended: take its status, undo the host's side of its plan, tell the daemon."""
         if process.code is not None:  # reaped since the selector told of it
             return
+        with self.spare:
+            self._reap(process)
+
+    def _reap(self, process: Process) -> None:
         while process.control:
             self.hear(process)
         status = os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
@@ -402,19 +433,23 @@ class Spawner:
     def reject(self, key: str) -> None:
         """The daemon could not take a process's descriptors: end it, and tell of a start that has failed."""
         if (process := self.processes.get(key)) and process.code is None:
-            hint = "the daemon's limit of open files is reached: raise it (LimitNOFILE, ulimit -n)"
-            process.error = ("recvmsg", errno.EMFILE, hint, "", None, [])
-            signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+            self.end(process, "the daemon's limit of open files is reached: raise it (LimitNOFILE, ulimit -n)")
+
+    @staticmethod
+    def end(process: Process, hint: str) -> None:
+        """End a process whose descriptors somebody had no room for: its start has failed."""
+        process.error = ("recvmsg", errno.EMFILE, hint, "", None, [])
+        signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
 
     def forget(self, key: str) -> None:
         """The daemon has written down what became of a process."""
         if process := self.processes.pop(key, None):
-            _close(process.kept)
+            _close(process.kept.values())
             process.kept = {}
 
 
-def _close(descriptors: dict[str, int]) -> None:
-    for fd in descriptors.values():
+def _close(descriptors: Iterable[int]) -> None:
+    for fd in descriptors:
         os.close(fd)
 
 
