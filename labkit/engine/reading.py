@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -41,32 +41,39 @@ def read(container: Container, selection: Selection, tail: int | None, follow: b
     Raises NotImplementedByLabkit at once if the log driver keeps nothing.
     """
     if container.record.HostConfig.LogConfig.Type == "journald":
-        return _framed(
-            journald.read(container.record, selection, tail, follow and container.run.running), container.run
-        )
+        journal = journald.Journal(container.record, selection, tail)
+        return _framed(journal, follow and container.run.running, container.run)
     places = files(container.record, container.directory)
     if places is None:
         raise NotImplementedByLabkit("configured logging driver does not support reading")
     return _read(container, places, selection, tail, follow)
 
 
-async def _framed(pieces: AsyncGenerator[Piece, None], run: Run) -> AsyncIterator[bytes]:
-    """What another program reads for us, until it has told all, or the container ends."""
-    ending = asyncio.create_task(run.exited.wait()) if run.running else None
+async def _framed(journal: journald.Journal, follow: bool, run: Run) -> AsyncIterator[bytes]:
+    """What the journal has, until it has told all, or the container ends and all of it is told."""
+    pieces = journal.read(follow)
+    ending = asyncio.create_task(run.exited.wait()) if follow else None
     coming: asyncio.Future[Piece | None] | None = None
     try:
         while True:
             coming = asyncio.ensure_future(anext(pieces, None))
             await asyncio.wait({coming, ending} if ending else {coming}, return_when=asyncio.FIRST_COMPLETED)
             if not coming.done() or (piece := coming.result()) is None:
-                return
-            yield piece.data if run.has_terminal else frame(piece.stream, piece.data)
+                break
+            yield _as_sent(piece, run)
     finally:
         for waiting in (coming, ending):
             if waiting and not waiting.done():
                 waiting.cancel()
         await asyncio.gather(*([coming] if coming else []), return_exceptions=True)
         await pieces.aclose()
+    if follow:
+        async for piece in journal.rest():
+            yield _as_sent(piece, run)
+
+
+def _as_sent(piece: Piece, run: Run) -> bytes:
+    return piece.data if run.has_terminal else frame(piece.stream, piece.data)
 
 
 @dataclass(slots=True)
@@ -101,7 +108,7 @@ async def _read(
 
 def _encoded(form: Format, block: bytes, selection: Selection, run: Run) -> Iterator[bytes]:
     for piece in form.decode(block, selection):
-        yield piece.data if run.has_terminal else frame(piece.stream, piece.data)
+        yield _as_sent(piece, run)
 
 
 def _open(opened: ExitStack, places: Files, live: RotatedFile | None) -> Iterator[_Source]:

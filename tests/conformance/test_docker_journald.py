@@ -15,8 +15,9 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 Engines = tuple[Journaled, Journaled]
 DRIVER = "--network none --log-driver journald"
 
+PAUSE = "sleep 0.3"  # what comes out of two pipes at once comes in any order
 COMMANDS = rf"""
-run --name one {DRIVER} busybox sh -c "echo first; echo problem >&2; printf 'tab\there\n'; printf 'no end'"
+run --name one {DRIVER} busybox sh -c "echo one; {PAUSE}; echo two >&2; {PAUSE}; printf 'tab\there\n'; printf 'no end'"
 logs one
 logs --tail 2 one
 logs --tail 0 one

@@ -146,24 +146,32 @@ def test_entries_of_the_journal() -> None:
 
 
 def test_journalctl_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program in its place says what it was asked, and goes on until it is ended."""
+    """A program in its place says what it was asked, and goes on until it is ended; then it is asked for the rest."""
     script = tmp_path / "journalctl"
-    line = json.dumps({"MESSAGE": "ARGS", "PRIORITY": "6", "__REALTIME_TIMESTAMP": "1764000000123456"})
-    script.write_text(f"#!/bin/sh\necho '{line}' | sed \"s/ARGS/$*/\"\nexec sleep 1000\n")
+    line = json.dumps(
+        {"MESSAGE": "ARGS", "PRIORITY": "6", "__REALTIME_TIMESTAMP": "1764000000123456", "__CURSOR": "s=1"}
+    )
+    script.write_text(
+        f"#!/bin/sh\n[ $1 = --sync ] && exit\necho '{line}' | sed \"s/ARGS/$*/\"\n"
+        "case $* in *--follow*) exec sleep 1000;; esac\n"
+    )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
     async def work() -> None:
-        pieces = journald.read(container(), Selection(since=5 * 10**9), 7, True)
+        journal = journald.Journal(container(), Selection(since=5 * 10**9), 7)
+        pieces = journal.read(follow=True)
         said = (await anext(pieces)).data.decode()
-        assert said.split()[:6] == ["--output=json", "--all", "--quiet", "--lines=7", "--follow", "--since=@5"]
+        assert said.split()[:6] == ["--output=json", "--all", "--quiet", "--lines=7", "--since=@5", "--follow"]
         assert said.split()[6].startswith("CONTAINER_ID_FULL=")
         await pieces.aclose()
+        (rest,) = [piece.data.decode() async for piece in journal.rest()]
+        assert rest.split()[3:-1] == ["--after-cursor=s=1"]
 
     run(work)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(LabkitError, match="configured logging driver does not support reading"):
-        journald.read(container(), Selection(), None, False)
+        journald.Journal(container(), Selection(), None)
 
 
 def test_who_does_not_read_lets_the_container_wait(tmp_path: Path) -> None:

@@ -267,6 +267,7 @@ def assert_answers(daemon: Isolated, container: Any, moment: str) -> None:
 def remove_everything(daemon: Isolated) -> None:
     daemon.remove_all()
     daemon.docker("network", "prune", "-f")
+    assert_cables(daemon, set(), "at the end")
     kinds = {link["ifname"] for link in links(daemon) if link.get("linkinfo", {}).get("info_kind")}
     default = daemon.request("GET", "/networks/bridge")[1]["Id"]
     assert {name for name in kinds if name.startswith(("veth", "labkit"))} == {f"labkit-{default[:8]}"}

@@ -82,33 +82,54 @@ def field(name: str, value: bytes) -> bytes:
     return name.encode() + b"=" + value + b"\n"
 
 
-def read(record: ContainerRecord, selection: Selection, tail: int | None, follow: bool) -> AsyncGenerator[Piece, None]:
-    """What the journal has of a container. Raises NotImplementedByLabkit if there is no journalctl to ask."""
-    program = shutil.which("journalctl")
-    if program is None:
-        raise NotImplementedByLabkit("configured logging driver does not support reading: install journalctl (systemd)")
-    return _read([program, *arguments(record, selection, tail, follow)], selection)
+class Journal:
+    """What the journal has of a container, as a client wants it. Raises NotImplementedByLabkit without journalctl."""
+
+    def __init__(self, record: ContainerRecord, selection: Selection, tail: int | None) -> None:
+        program = shutil.which("journalctl")
+        if program is None:
+            raise NotImplementedByLabkit(
+                "configured logging driver does not support reading: install journalctl (systemd)"
+            )
+        self._program = program
+        self._container = f"CONTAINER_ID_FULL={record.Id}"
+        self._selection = selection
+        self._first = arguments(selection, tail)
+        self._cursor = ""
+
+    async def read(self, follow: bool) -> AsyncGenerator[Piece, None]:
+        """All that there is; with `follow` also what comes, without an end."""
+        async for piece in self._run([*self._first, *(["--follow"] if follow else [])]):
+            yield piece
+
+    async def rest(self) -> AsyncGenerator[Piece, None]:
+        """What `read` had not come to when the container ended: journald may be behind, and journalctl behind it."""
+        process = await asyncio.create_subprocess_exec(self._program, "--sync", stderr=asyncio.subprocess.DEVNULL)
+        await process.wait()  # a journald that can't be asked has written what it has written
+        where = [f"--after-cursor={self._cursor}"] if self._cursor else self._first
+        async for piece in self._run(where):
+            yield piece
+
+    async def _run(self, where: list[str]) -> AsyncGenerator[Piece, None]:
+        argv = [self._program, "--output=json", "--all", "--quiet", *where, self._container]
+        process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE, limit=1 << 20)
+        assert process.stdout
+        try:
+            async for line in process.stdout:
+                entry = json.loads(line)
+                self._cursor = entry["__CURSOR"]
+                if piece := parse(entry, self._selection):
+                    yield piece
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
 
 
-def arguments(record: ContainerRecord, selection: Selection, tail: int | None, follow: bool) -> list[str]:
-    """What to ask journalctl."""
-    found = ["--output=json", "--all", "--quiet", f"--lines={'all' if tail is None else tail}"]
-    found += ["--follow"] if follow else []
-    found += [f"--since=@{selection.since // 10**9}"] if selection.since else []
-    return [*found, f"CONTAINER_ID_FULL={record.Id}"]
-
-
-async def _read(argv: list[str], selection: Selection) -> AsyncGenerator[Piece, None]:
-    process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE, limit=1 << 20)
-    assert process.stdout
-    try:
-        async for line in process.stdout:
-            if piece := parse(json.loads(line), selection):
-                yield piece
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+def arguments(selection: Selection, tail: int | None) -> list[str]:
+    """Where in the journal a client wants to begin."""
+    found = [f"--lines={'all' if tail is None else tail}"]
+    return found + ([f"--since=@{selection.since // 10**9}"] if selection.since else [])
 
 
 def parse(entry: Mapping[str, Any], selection: Selection) -> Piece | None:
