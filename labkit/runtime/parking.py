@@ -96,8 +96,11 @@ def park(kind: Kind) -> Parked:
     finally:
         RECORDER.stop()
     if pid == 0:
-        _close_all_but(theirs.fileno())
-        _wait(kind, theirs)
+        try:
+            _close_all_but(theirs.fileno())
+            _wait(kind, theirs)
+        finally:
+            os._exit(127)  # whatever went wrong: there must be no second spawner
     theirs.close()
     return Parked(kind, pid, pidfd, control, calls, mounts)
 

@@ -133,15 +133,27 @@ class Spawner:
         """Serve until told to end, or until nobody is left to serve: no daemon and no process."""
         gc.collect()
         gc.freeze()
+        starved = False
         while self.running:
-            events = self.selector.select(PAUSE if self.wanted else None)
-            for key, _ in events:
-                key.data()
-            if self.wanted and not events:
-                self.park()
+            try:
+                self.turn()
+                starved = False
+            except MemoryError:  # what there was to do is told anew; others may give memory back meanwhile
+                if not starved:
+                    self.log("there is no memory")
+                starved = True
+                os.sched_yield()
         if self.parked:
             self.parked.discard()
         os.unlink(os.path.join(self.folder, "spawner.sock"))
+
+    def turn(self) -> None:
+        """Do what there is to do; wait for it if there is nothing."""
+        events = self.selector.select(PAUSE if self.wanted else None)
+        for key, _ in events:
+            key.data()
+        if self.wanted and not events:
+            self.park()
 
     def accept(self) -> None:
         with self.spare:
@@ -220,12 +232,14 @@ class Spawner:
             return self.refuse(message["request"], KernelError("recvmsg", errno.EMFILE, LIMIT))
         lent = dict(zip(message["child"], fds, strict=False))
         kept = dict(zip(message["keep"], fds[len(lent) :], strict=True))
-        operations, init = decode_all(message["host"]), message["init"]
-        journal = Journal(os.path.join(self.journals, message["key"]))
-        execution = Execution(operations, Context(dict(lent), parked=self.take_parked(operations, message)), journal)
+        execution = None
         began = time.time_ns()
         try:
-            control = self.fork(execution, init, lent)
+            operations = decode_all(message["host"])
+            journal = Journal(os.path.join(self.journals, message["key"]))
+            parked = self.take_parked(operations, message)
+            execution = Execution(operations, Context(dict(lent), parked=parked), journal)
+            control = self.fork(execution, message["init"], lent)
             process = Process(message["key"], execution.context, execution, kept, control, message["request"], began)
             process.runtime = self.runtime_of(message["last"])
             self.watch(process)
@@ -284,7 +298,10 @@ class Spawner:
                 self.parked = parked
             raise
         if context.in_child:
-            run_init(ready, context)
+            try:
+                run_init(ready, context)
+            finally:
+                os._exit(127)  # whatever went wrong: there must be no second spawner
         execution.journal.close()
         if isinstance(parked, Parked):
             parked.work(init, lent)
