@@ -8,6 +8,7 @@ imports the standard library and the operations only.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import marshal
@@ -140,7 +141,8 @@ class Spawner:
                 starved = False
             except MemoryError:  # what there was to do is told anew; others may give memory back meanwhile
                 if not starved:
-                    self.log("there is no memory")
+                    with contextlib.suppress(OSError):  # a full disk, besides
+                        os.write(sys.stderr.fileno(), b"labkit spawner: there is no memory\n")  # takes none itself
                 starved = True
                 os.sched_yield()
         if self.parked:
