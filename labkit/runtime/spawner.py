@@ -158,8 +158,13 @@ class Spawner:
             self.park()
 
     def accept(self) -> None:
-        with self.spare:
-            sock, _ = self.listener.accept()
+        try:
+            with self.spare:
+                sock, _ = self.listener.accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            return  # it is told of again, and has room when what another daemon has left is closed
         if self.daemon:
             self.drop_daemon()
         for process in list(self.processes.values()):

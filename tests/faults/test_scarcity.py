@@ -225,6 +225,7 @@ def test_a_daemon_comes_back_to_a_spawner_without_descriptors(own: Daemon) -> No
     assert (spawner_of(own), own.out("exec", "before", "echo", "on")) == (pid, "on")
 
 
+@pytest.mark.long  # where Python runs out of memory is chance: one run in many ends where nobody can go on
 def test_no_more_memory_for_the_spawner(own: Daemon) -> None:
     """It has no address space left to ask for."""
     own.docker("run", "-d", "--name", "before", *NONE, *SLEEP)

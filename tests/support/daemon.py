@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -217,7 +218,10 @@ def served(daemon: Kind) -> Iterator[Kind]:
             daemon.start()  # it was killed: another one ends the spawner and the containers
         daemon.remove_all()
         daemon.stop()
-    assert daemon.left() == []
+    deadline = time.monotonic() + PATIENCE
+    while (left := daemon.left()) and time.monotonic() < deadline:
+        time.sleep(0.02)  # the spawner ends after the daemon has, and nobody is told of it
+    assert left == [], left
 
 
 _ARCHIVE: list[Path] = []
