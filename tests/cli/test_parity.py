@@ -392,7 +392,7 @@ def differences(lines: list[str]) -> str:
     """What was answered differently. Asked again when a second may have passed in between: texts say "2 seconds"."""
     found = []
     for line in lines:
-        for _ in range(3):
+        for _ in range(10):
             ours, theirs = compared(line)
             if ours == theirs:
                 break
