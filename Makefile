@@ -4,11 +4,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(PATH):/usr/sbin:/sbin
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E) env PATH="$(CURDIR)/$(BIN):$$PATH"
-# Three files of tests at a time: most of them wait for the kernel, a registry or a clock. Notebooks show the machine,
-# so they have it for themselves. Status 5 says that PYTEST chose none.
-AT_ONCE := pytest --numprocesses 3 --dist loadfile tests
-ALONE := pytest notebooks
-OR_NONE := || [ $$? = 5 ]
+# Notebooks show the machine, so they have it for themselves. Status 5 says that PYTEST chose none.
+NOTEBOOKS := pytest notebooks $(PYTEST) || [ $$? = 5 ]
 PEERS ?= ../shared/bench/peers.py
 
 .PHONY: help lab setup test test-long check format bench pin clean programs-lab programs-dev
@@ -22,12 +19,12 @@ lab: .venv/lab ## Set up and open the course in JupyterLab (PORT=8888, LABKIT_NO
 setup: .venv/dev ## Install what development and tests need: programs by apt, Python packages into .venv
 
 test: check ## Set up, check, and run all tests and notebooks, as root (PYTEST="-k name" chooses)
-	$(AS_ROOT) $(ALONE) $(PYTEST) $(OR_NONE)
-	$(AS_ROOT) $(AT_ONCE) $(PYTEST) $(OR_NONE)
+	$(AS_ROOT) $(NOTEBOOKS)
+	$(AS_ROOT) scripts/run-tests $(PYTEST)
 
 test-long: check ## All of that, and what takes minutes: every crash, ten minutes of load
-	$(AS_ROOT) $(ALONE) $(PYTEST) $(OR_NONE)
-	$(AS_ROOT) $(AT_ONCE) -m "long or not long" $(PYTEST) $(OR_NONE)
+	$(AS_ROOT) $(NOTEBOOKS)
+	$(AS_ROOT) scripts/run-tests -m "long or not long" $(PYTEST)
 
 check: setup ## Check formatting, lint, types, and the direction of imports
 	$(BIN)/ruff format --check

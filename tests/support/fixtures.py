@@ -14,9 +14,10 @@ def busybox_archive(tmp_path_factory: pytest.TempPathFactory) -> None:
     make_busybox(tmp_path_factory.mktemp("busybox"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """One daemon for all tests that do it no harm."""
+    """One daemon for all tests of a file that do it no harm. Another file's images are not seen: which came first is
+    for chance to say."""
     with running(tmp_path_factory.mktemp("engine")) as daemon:
         yield daemon
 
