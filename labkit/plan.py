@@ -33,7 +33,7 @@ class Fork(Protocol):
 class Context:
     """What operations of one execution hand on to each other: open descriptors by name, and the init's pid.
 
-    `parked` is a child that may be taken instead of forking one.
+    `parked` is a child that may be taken instead of forking one, `program` the path of what is executed in the end.
     """
 
     def __init__(self, descriptors: dict[str, int] | None = None, pid: int = 0, parked: Fork | None = None) -> None:
@@ -41,6 +41,7 @@ class Context:
         self.pid = pid
         self.parked = parked
         self.in_child = False
+        self.program = ""
 
 
 @dataclass(frozen=True, slots=True)

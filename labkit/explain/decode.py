@@ -193,6 +193,15 @@ _OPEN = flags(
     zero="",
 )
 _CLONE = flags(names_of("CLONE_"))
+
+
+def _clone_args(value: Any, style: Style) -> str:
+    """struct clone_args. Whether the fork server has forked, with CLONE_PARENT, differs from one run to the next."""
+    shown = value & ~c.CLONE_PARENT if style.stable else value
+    signal = "0" if shown & c.CLONE_PARENT else "SIGCHLD"
+    return f"{{flags={_CLONE(shown, style)}, exit_signal={signal}}}"
+
+
 _MOUNT = flags(names_of("MS_"))
 _CAPABILITY = one_of({value: name for name, value in NUMBERS.items()})
 _CAPABILITIES = flags({1 << value: name for name, value in NUMBERS.items()})
@@ -206,7 +215,7 @@ _PR_OPTION = one_of(_PRCTL_OPTIONS)
 _AMBIENT = one_of(names_of("PR_CAP_AMBIENT_"))
 
 SHAPES: dict[str, Shape] = {
-    "clone3": Shape((_CLONE, _FD), "{{flags={0}, exit_signal=SIGCHLD}}", varying),
+    "clone3": Shape((_clone_args, _FD), "{0}", varying),
     "unshare": Shape((_CLONE,)),
     "setns": Shape((_joined, _CLONE)),
     "mount": Shape((text, text, text, _MOUNT, text)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import os
 
 # sched.h, clone(2): namespaces
 CLONE_NEWTIME = 0x00000080
@@ -14,6 +14,7 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 CLONE_PIDFD = 0x00001000
+CLONE_PARENT = 0x00008000
 CLONE_INTO_CGROUP = 0x200000000
 
 # mount(2)
@@ -100,7 +101,7 @@ _SINCE_5 = {
     "pidfd_send_signal": 424,
     "mount_setattr": 442,
 }
-SYSCALLS = (_X86_64 if platform.machine() == "x86_64" else _GENERIC) | _SINCE_5
+SYSCALLS = (_X86_64 if os.uname().machine == "x86_64" else _GENERIC) | _SINCE_5
 
 NAMESPACES = {
     "pid": CLONE_NEWPID,

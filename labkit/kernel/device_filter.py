@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import platform
+import os
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +41,7 @@ _EXIT = 0x95  # BPF_JMP | BPF_EXIT
 
 _RESULT, _CONTEXT, _TYPE, _WANTED, _MAJOR, _MINOR = range(6)  # registers
 
-_BPF_SYSCALL = 321 if platform.machine() == "x86_64" else 280
+_BPF_SYSCALL = 321 if os.uname().machine == "x86_64" else 280
 _LICENSE = b"BSD\0"  # no helper function is called that would need another one
 
 

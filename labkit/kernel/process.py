@@ -274,7 +274,7 @@ class Execute(Operation):
     man: ClassVar[str] = "execve(2)"
 
     def run(self, context: Context) -> Result:
-        syscalls.execve(self.program(), self.argv, self.environment())
+        syscalls.execve(context.program or self.program(), self.argv, self.environment())
         return None
 
     def environment(self) -> dict[str, str]:
@@ -291,9 +291,10 @@ class Execute(Operation):
         runnable = [candidate for candidate in files if os.access(candidate, os.X_OK)]
         return next(iter([*runnable, *files, *found]))
 
-    def record(self) -> tuple[Any, ...]:
+    def record(self, context: Context) -> tuple[Any, ...]:
         """The call that `run` is about to make: one that succeeds doesn't return to tell of it."""
-        return syscalls.record_execve(self.program(), self.argv, len(self.environment()))
+        context.program = self.program()
+        return syscalls.record_execve(context.program, self.argv, len(self.environment()))
 
     def describe(self) -> str:
         return f"become {shlex.join(self.argv)}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +24,8 @@ class MakeDirectory(Operation):
         return self.path
 
     def undo(self, result: Result, context: Context) -> None:
+        import shutil  # late: it brings three libraries of compression, and every process of the spawner would map them
+
         if os.path.lexists(self.path):
             shutil.rmtree(self.path)
 

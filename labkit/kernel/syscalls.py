@@ -108,9 +108,13 @@ class CloneArgs(ctypes.Structure):
 
 
 def clone3(flags: int, cgroup: int = -1) -> tuple[int, int]:
-    """clone3(2) as a fork: (pid, pidfd) in the parent, (0, -1) in the child. `cgroup` is a directory's descriptor."""
+    """clone3(2) as a fork: (pid, pidfd) in the parent, (0, -1) in the child. `cgroup` is a directory's descriptor.
+
+    The child of CLONE_PARENT sends at its end what its parent's other child sends.
+    """
     pidfd = ctypes.c_int(-1)
-    args = CloneArgs(flags=flags | c.CLONE_PIDFD, pidfd=ctypes.addressof(pidfd), exit_signal=signal_module.SIGCHLD)
+    args = CloneArgs(flags=flags | c.CLONE_PIDFD, pidfd=ctypes.addressof(pidfd))
+    args.exit_signal = 0 if flags & c.CLONE_PARENT else signal_module.SIGCHLD
     if cgroup >= 0:
         args.flags |= c.CLONE_INTO_CGROUP
         args.cgroup = cgroup

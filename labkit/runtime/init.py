@@ -35,7 +35,7 @@ def run_init(operations: Numbered, context: Context, done: Sequence[Record] = ()
             records.append(tuple(perform(place, operation, context)))
         place, operation = operations[-1]
         began = time.monotonic_ns()
-        calls = [operation.record()] if isinstance(operation, Execute) else []
+        calls = [operation.record(context)] if isinstance(operation, Execute) else []
         last = (place, None, began, began, calls, "")
         os.write(control, RECORDS + marshal.dumps([*records, last], 4))
         perform(place, operation, context)

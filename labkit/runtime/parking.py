@@ -1,9 +1,9 @@
 """A child that is forked before anybody asks: it waits in new namespaces for the rest of a plan.
 
 Making namespaces, and the page faults of a fresh fork, are a good part of a start, and don't depend on the
-container. So the spawner keeps one parked child of the kind that was last needed. A plan's `CloneInit` takes
-it instead of forking if it fits, and the trace tells the calls that were made ahead, with the times at which
-they were made.
+container. So the spawner keeps one parked child of the kind that was last needed; the fork server forks it
+(`labkit.runtime.forking`). A plan's `CloneInit` takes it instead of forking if it fits, and the trace tells the calls
+that were made ahead, with the times at which they were made.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from labkit.errors import KernelError
-from labkit.kernel import syscalls
 from labkit.plan import Context, Encoded, Numbered, Operation, Record, decode, perform
 from labkit.runtime import channel
 from labkit.runtime.init import run_init
 from labkit.trace import RECORDER
+
+GO = b"go"
+"""What a child is told after its work, when the host's side of the plan is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +59,25 @@ class Parked:
         watch.register(self.mounts, select.POLLPRI)
         return kind == self.kind and not watch.poll(0)
 
+    def work(self, operations: bytes, descriptors: dict[str, int]) -> None:
+        """Hand over the child's operations (Encoded, marshalled) with the descriptors that they need, to get ready."""
+        message = {"operations": operations, "names": list(descriptors)}
+        channel.send(self.control, message, list(descriptors.values()))
+
     def take(self, context: Context) -> int:
         """Be the child that a `CloneInit` would have forked."""
         if RECORDER.calls is not None:
             RECORDER.calls.extend(self.calls)
         context.pid, context.descriptors["pidfd"] = self.pid, self.pidfd
-        os.close(self.mounts)
         return self.pid
 
-    def work(self, operations: bytes, descriptors: dict[str, int]) -> None:
-        """Hand over the child's operations (Encoded, marshalled), and the descriptors that they need."""
-        message = {"operations": operations, "names": list(descriptors)}
-        channel.send(self.control, message, list(descriptors.values()))
+    def go(self) -> None:
+        """Have it carry out what was handed over: the host's side of the plan is done."""
+        os.close(self.mounts)
+        try:
+            self.control.send(GO)
+        except BrokenPipeError:
+            pass  # somebody has killed it: its pidfd tells
 
     def discard(self) -> None:
         """End the child: it goes when its control socket closes."""
@@ -79,39 +87,8 @@ class Parked:
         os.close(self.mounts)
 
 
-def park(kind: Kind) -> Parked:
-    """Fork a child into new namespaces and let it wait. Raises KernelError, OSError."""
-    mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    except OSError:
-        os.close(mounts)
-        raise
-    calls = RECORDER.start()
-    try:
-        pid, pidfd = syscalls.clone3(kind.flags)
-    except KernelError:
-        os.close(mounts)
-        raise
-    finally:
-        RECORDER.stop()
-    if pid == 0:
-        try:
-            _close_all_but(theirs.fileno())
-            _wait(kind, theirs)
-        finally:
-            os._exit(127)  # whatever went wrong: there must be no second spawner
-    theirs.close()
-    return Parked(kind, pid, pidfd, control, calls, mounts)
-
-
-def _close_all_but(kept: int) -> None:
-    """Close what the spawner keeps for containers: a pipe ends only when every copy of its end is closed."""
-    os.closerange(3, kept)
-    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
-
-
-def _wait(kind: Kind, control: socket.socket) -> NoReturn:
+def wait(kind: Kind, control: socket.socket) -> NoReturn:
+    """Be a parked child: do what can be done ahead, and the rest of a plan when it comes."""
     gc.disable()  # a collection would copy every page that it looks at, for nothing
     context = Context({"control": control.fileno()})
     done = [perform(place, decode(data), context) for place, data in enumerate(kind.first)]
@@ -121,9 +98,12 @@ def _wait(kind: Kind, control: socket.socket) -> NoReturn:
         os._exit(0)
     message, fds = received
     context.descriptors |= dict(zip(message["names"], fds, strict=True))
-    operations: Encoded = marshal.loads(message["operations"])
-    records = [Record(place, *record[1:]) for (place, *_), record in zip(operations, done, strict=False)]
-    run_init(_decode(operations[len(done) :], known), context, records)
+    encoded: Encoded = marshal.loads(message["operations"])
+    records = [Record(place, *record[1:]) for (place, *_), record in zip(encoded, done, strict=False)]
+    operations = _decode(encoded[len(done) :], known)
+    if control.recv(len(GO)) != GO:
+        os._exit(0)
+    run_init(operations, context, records)
 
 
 def _decode(operations: Encoded, known: dict[int, tuple[list[Any], Operation]]) -> Numbered:

@@ -28,10 +28,10 @@ from labkit.kernel.cgroups import CreateCgroup, memory_counts, oom_kills
 from labkit.kernel.namespaces import CloneInit
 from labkit.kernel.oci_runtime import CreateByRuntime
 from labkit.plan import Context, Execution, Journal, Numbered, decode, decode_all, recover
-from labkit.runtime import channel, oci, plans
+from labkit.runtime import channel, forking, oci, plans
 from labkit.runtime.init import DESCRIPTORS, ERROR, RECORDS, run_init
 from labkit.runtime.orphans import Orphans, take_created
-from labkit.runtime.parking import Kind, Parked, park
+from labkit.runtime.parking import Kind, Parked
 from labkit.runtime.spare import Spare
 
 MOST_DESCRIPTORS = 4
@@ -101,6 +101,7 @@ class Spawner:
         self.daemon: socket.socket | None = None
         self.selector = selectors.EpollSelector()
         self.running = True
+        self.fork_server: forking.ForkServer | None = None
         self.parked: Parked | None = None
         self.kind: Kind | None = None
         self.wanted = False
@@ -145,6 +146,9 @@ class Spawner:
                         os.write(sys.stderr.fileno(), b"labkit spawner: there is no memory\n")  # takes none itself
                 starved = True
                 os.sched_yield()
+        if self.fork_server:
+            self.take_answer()
+            self.fork_server.end()
         if self.parked:
             self.parked.discard()
         os.unlink(os.path.join(self.folder, "spawner.sock"))
@@ -268,8 +272,8 @@ class Spawner:
 
     def owned(self) -> set[int]:
         """The children that are waited for by their pidfds."""
-        parked = {self.parked.pid} if self.parked else set()
-        return parked | {process.pid for process in self.processes.values() if process.code is None}
+        ours = {child.pid for child in (self.fork_server, self.parked) if child}
+        return ours | {process.pid for process in self.processes.values() if process.code is None}
 
     def take_parked(self, operations: Numbered, message: channel.Message) -> Parked | None:
         """The parked child, if it is what the plan is about to fork; from now on that kind is parked."""
@@ -277,6 +281,7 @@ class Spawner:
         if clone is None:
             return None
         self.kind = Kind(clone.flags, message["first"], message["init"])
+        self.take_answer()
         parked, self.parked = self.parked, None
         if parked and not parked.fits(self.kind):
             parked.discard()
@@ -293,16 +298,18 @@ class Spawner:
         # Decoded before the fork: what a child allocates makes copies of the pages that it is put on.
         ready = () if parked else decode_all(marshal.loads(init))
         try:
+            if isinstance(parked, Parked):
+                parked.work(init, lent)  # it gets ready while the host's side is done
             execution.journal.open(execution.operations)
             execution.run()
         except (LabkitError, OSError, MemoryError):
             if context.in_child:
                 os._exit(127)
+            if isinstance(parked, Parked):
+                parked.discard()
             with self.spare:
                 execution.undo()
             execution.journal.discard()
-            if isinstance(parked, Parked) and not context.pid:
-                self.parked = parked
             raise
         if context.in_child:
             try:
@@ -311,7 +318,7 @@ class Spawner:
                 os._exit(127)  # whatever went wrong: there must be no second spawner
         execution.journal.close()
         if isinstance(parked, Parked):
-            parked.work(init, lent)
+            parked.go()
             return parked.control
         assert control
         assert child
@@ -319,13 +326,46 @@ class Spawner:
         return control
 
     def park(self) -> None:
-        """Have a child ready for the next start of the usual kind."""
+        """Have a child made ready for the next start of the usual kind."""
         self.wanted = False
-        if self.kind and not self.parked:
-            try:
-                self.parked = park(self.kind)
-            except (KernelError, OSError, MemoryError) as error:
-                self.log(f"no child is parked: {error}")
+        if not self.kind or self.parked:
+            return
+        try:
+            if not self.fork_server:
+                self.fork_server = forking.start()
+                self.selector.register(self.fork_server, selectors.EVENT_READ, self.hear_fork_server)
+            if not self.fork_server.asked:
+                self.fork_server.ask(self.kind)
+        except (KernelError, OSError, MemoryError) as error:
+            self.end_fork_server(error)
+
+    def take_answer(self) -> None:
+        """Take the child that the fork server was asked for, if it was; waits for it."""
+        if not (self.fork_server and self.fork_server.asked):
+            return
+        try:
+            with self.spare:
+                self.parked = self.fork_server.answer()
+        except KernelError as error:
+            self.log(f"no child is parked: {error}")
+        except (OSError, MemoryError) as error:
+            self.end_fork_server(error)
+
+    def hear_fork_server(self) -> None:
+        """It has answered, or has ended."""
+        assert self.fork_server
+        if self.fork_server.asked:
+            self.take_answer()
+        else:
+            self.end_fork_server("somebody ended it")
+
+    def end_fork_server(self, reason: object) -> None:
+        """Do without it until a child shall be parked again."""
+        self.log(f"the fork server is gone: {reason}")
+        if self.fork_server:
+            self.selector.unregister(self.fork_server)
+            self.fork_server.end()
+            self.fork_server = None
 
     def watch(self, process: Process) -> None:
         self.processes[process.key] = process

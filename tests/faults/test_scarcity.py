@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from labkit.kernel.cgroups import read_layout
-from tests.load.measuring import spawner_of, taken
+from tests.load.measuring import spawner_of, spawners_of, taken
 from tests.support.daemon import PATIENCE, Daemon, running, served
 
 pytestmark = pytest.mark.root
@@ -141,8 +141,8 @@ def test_no_more_processes(own: Daemon) -> None:
     try:
         own.docker("run", "-d", "--name", "before", *NONE, *SLEEP)
         own.docker("run", "--rm", *NONE, "busybox", "true")
-        spawner = spawner_of(own)
-        (group / "cgroup.procs").write_text(str(spawner))
+        for pid in spawners_of(own):
+            (group / "cgroup.procs").write_text(str(pid))
         (group / "pids.max").write_text("1")
         for _ in range(2):  # the first may take a child that was parked
             refused = own.docker("run", "--name", "late", *NONE, "busybox", "true", check=False)
@@ -154,8 +154,8 @@ def test_no_more_processes(own: Daemon) -> None:
         assert own.out("exec", "before", "echo", "on") == "on"
         assert own.out("run", "--rm", *NONE, "busybox", "echo", "again") == "again"
     finally:
-        for pid in (group / "cgroup.procs").read_text().split():
-            home.write_text(pid)
+        for left in (group / "cgroup.procs").read_text().split():
+            home.write_text(left)
         group.rmdir()
 
 

@@ -20,10 +20,15 @@ class Taken:
 
 def spawner_of(daemon: Daemon) -> int:
     """The pid of the daemon's spawner: the one of its session that outlives it."""
+    return spawners_of(daemon)[0]
+
+
+def spawners_of(daemon: Daemon) -> list[int]:
+    """The daemon's spawner, then what it has forked for itself: its fork server, a child that is parked."""
     ours = (line for line in processes("labkit.runtime.spawner") if f" {daemon.run} " in line)
     found = sorted(int(line.partition(":")[0]) for line in ours)
     assert found, "no spawner runs"
-    return found[0]  # children that are parked come after it
+    return found
 
 
 def taken(daemon: Daemon) -> Taken:

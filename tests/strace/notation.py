@@ -38,7 +38,7 @@ _BATCH = 20
 """The length of what opens a batch for nf_tables, whose number is that of RTM_NEWLINK elsewhere."""
 
 REWRITTEN: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]] = {
-    "clone3": ((r"\{flags=([^,]+).*", r"{flags=\1, exit_signal=SIGCHLD}"),),
+    "clone3": ((r"\{flags=([^,]+),.* exit_signal=(\w+).*", r"{flags=\1, exit_signal=\2}"),),
     "setns": ((r"^(?:<.*>|\d+), ", ""),),
     "mknodat": ((r"^AT_FDCWD, ", ""), (r"\b0x[0-9a-f]+", lambda match: str(int(match[0], 16)))),
     "sethostname": ((r", \d+$", ""),),
