@@ -46,7 +46,7 @@ class Containers:
         self.engine = engine
         self._summaries = views.Summaries()
 
-    async def listed(self, request: Request) -> Answer:
+    def listed(self, request: Request) -> Answer:
         engine = self.engine
         filters = request.filters()
         limit = max(0, request.number("limit", 0) or 0)
@@ -287,7 +287,6 @@ def routes(engine: Engine) -> list[Route]:
     """All routes about containers."""
     one = Containers(engine)
     table: list[tuple[str, str, Callable[[Request], Awaitable[Answer]]]] = [
-        ("GET", "/containers/json", one.listed),
         ("POST", "/containers/create", one.create),
         ("GET", "/containers/{id}/json", one.inspect),
         ("POST", "/containers/{id}/start", one.start),
@@ -306,4 +305,5 @@ def routes(engine: Engine) -> list[Route]:
         ("POST", "/containers/{id}/attach", one.attach),
         ("DELETE", "/containers/{id}", one.remove),
     ]
-    return [Route(method, pattern, answer) for method, pattern, answer in table]
+    listed = Route("GET", "/containers/json", one.listed, immediate=True)
+    return [listed, *(Route(method, pattern, answer) for method, pattern, answer in table)]

@@ -356,9 +356,17 @@ class AttachDeviceFilter(Operation):
         return f"filter the use of devices with {len(self.rules)} rules"
 
 
+_EVENTS = ("memory.events", "memory.oom_control")
+
+
+def memory_cgroup(paths: list[str]) -> str:
+    """The one of a container's cgroups that counts memory; empty if none does."""
+    return next((path for path in paths if any(os.path.exists(f"{path}/{name}") for name in _EVENTS)), "")
+
+
 def oom_kills(path: str) -> int:
     """How many processes of a cgroup the kernel has killed for want of memory (memory.oom_control, memory.events)."""
-    for name in ("memory.events", "memory.oom_control"):
+    for name in _EVENTS:
         try:
             with open(f"{path}/{name}", encoding="ascii") as file:
                 return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
@@ -374,14 +382,13 @@ _COUNTS = {
 }
 
 
-def memory_counts(paths: list[str]) -> dict[str, int]:
-    """What the memory cgroup among these has counted: limit and peak in bytes, how often the limit was hit, kills."""
-    found = dict.fromkeys(_COUNTS, 0)
-    for path in paths:
-        for name, files in _COUNTS.items():
-            value = next(filter(None, (read_value(f"{path}/{file}") for file in files)), "")
-            found[name] = max(found[name], int(value) if value.isdigit() else 0)
-    return found | {"Kills": sum(oom_kills(path) for path in paths)}
+def memory_counts(path: str) -> dict[str, int]:
+    """What a memory cgroup has counted: limit and peak in bytes, how often the limit was hit, kills."""
+    found = {}
+    for name, files in _COUNTS.items():
+        value = next(filter(None, (read_value(f"{path}/{file}") for file in files)), "")
+        found[name] = int(value) if value.isdigit() else 0
+    return found | {"Kills": oom_kills(path)}
 
 
 def read_value(path: str) -> str:

@@ -24,14 +24,15 @@ from typing import Any, NoReturn
 
 from labkit.errors import KernelError, LabkitError
 from labkit.kernel import resolver
-from labkit.kernel.cgroups import CreateCgroup, memory_counts, oom_kills
+from labkit.kernel.cgroups import CreateCgroup, memory_cgroup, memory_counts, oom_kills
 from labkit.kernel.namespaces import CloneInit
 from labkit.kernel.oci_runtime import CreateByRuntime
 from labkit.plan import Context, Execution, Journal, Numbered, decode, decode_all, recover
-from labkit.runtime import channel, forking, oci, plans
+from labkit.runtime import channel, oci, plans
 from labkit.runtime.init import DESCRIPTORS, ERROR, RECORDS, run_init
 from labkit.runtime.orphans import Orphans, take_created
 from labkit.runtime.parking import Kind, Parked
+from labkit.runtime.prefork import Prefork
 from labkit.runtime.spare import Spare
 
 MOST_DESCRIPTORS = 4
@@ -101,12 +102,10 @@ class Spawner:
         self.daemon: socket.socket | None = None
         self.selector = selectors.EpollSelector()
         self.running = True
-        self.fork_server: forking.ForkServer | None = None
-        self.parked: Parked | None = None
-        self.kind: Kind | None = None
         self.wanted = False
         self.orphans: Orphans | None = None
         self.spare = Spare()
+        self.prefork = Prefork(self.selector, self.spare, self.log)
         self.packet = bytearray(LONGEST)  # here from the start: a machine without memory has no room for it later
         for name in recover(self.journals, self.log):
             self.log(f"undid {name}, which a dead spawner had left")
@@ -146,11 +145,7 @@ class Spawner:
                         os.write(sys.stderr.fileno(), b"labkit spawner: there is no memory\n")  # takes none itself
                 starved = True
                 os.sched_yield()
-        if self.fork_server:
-            self.take_answer()
-            self.fork_server.end()
-        if self.parked:
-            self.parked.discard()
+        self.prefork.end()
         os.unlink(os.path.join(self.folder, "spawner.sock"))
 
     def turn(self) -> None:
@@ -159,7 +154,8 @@ class Spawner:
         for key, _ in events:
             key.data()
         if self.wanted and not events:
-            self.park()
+            self.wanted = False
+            self.prefork.park()
 
     def accept(self) -> None:
         try:
@@ -272,21 +268,14 @@ class Spawner:
 
     def owned(self) -> set[int]:
         """The children that are waited for by their pidfds."""
-        ours = {child.pid for child in (self.fork_server, self.parked) if child}
-        return ours | {process.pid for process in self.processes.values() if process.code is None}
+        return self.prefork.pids() | {process.pid for process in self.processes.values() if process.code is None}
 
     def take_parked(self, operations: Numbered, message: channel.Message) -> Parked | None:
         """The parked child, if it is what the plan is about to fork; from now on that kind is parked."""
         clone = next((op for _, op in operations if isinstance(op, CloneInit) and not op.cgroup), None)
         if clone is None:
             return None
-        self.kind = Kind(clone.flags, message["first"], message["init"])
-        self.take_answer()
-        parked, self.parked = self.parked, None
-        if parked and not parked.fits(self.kind):
-            parked.discard()
-            return None
-        return parked
+        return self.prefork.take(Kind(clone.flags, message["first"], message["init"]))
 
     def fork(self, execution: Execution, init: bytes, lent: dict[str, int]) -> socket.socket:
         """Run the host's operations and give the child its own; returns the control socket to it."""
@@ -324,48 +313,6 @@ class Spawner:
         assert child
         child.close()
         return control
-
-    def park(self) -> None:
-        """Have a child made ready for the next start of the usual kind."""
-        self.wanted = False
-        if not self.kind or self.parked:
-            return
-        try:
-            if not self.fork_server:
-                self.fork_server = forking.start()
-                self.selector.register(self.fork_server, selectors.EVENT_READ, self.hear_fork_server)
-            if not self.fork_server.asked:
-                self.fork_server.ask(self.kind)
-        except (KernelError, OSError, MemoryError) as error:
-            self.end_fork_server(error)
-
-    def take_answer(self) -> None:
-        """Take the child that the fork server was asked for, if it was; waits for it."""
-        if not (self.fork_server and self.fork_server.asked):
-            return
-        try:
-            with self.spare:
-                self.parked = self.fork_server.answer()
-        except KernelError as error:
-            self.log(f"no child is parked: {error}")
-        except (OSError, MemoryError) as error:
-            self.end_fork_server(error)
-
-    def hear_fork_server(self) -> None:
-        """It has answered, or has ended."""
-        assert self.fork_server
-        if self.fork_server.asked:
-            self.take_answer()
-        else:
-            self.end_fork_server("somebody ended it")
-
-    def end_fork_server(self, reason: object) -> None:
-        """Do without it until a child shall be parked again."""
-        self.log(f"the fork server is gone: {reason}")
-        if self.fork_server:
-            self.selector.unregister(self.fork_server)
-            self.fork_server.end()
-            self.fork_server = None
 
     def watch(self, process: Process) -> None:
         self.processes[process.key] = process
@@ -450,9 +397,10 @@ class Spawner:
         for name in resolver.UDP, resolver.TCP:  # they would keep the network namespace
             if name in process.kept:
                 os.close(process.kept.pop(name))
-        process.oom_kills = sum(oom_kills(path) for path in process.cgroups)
+        memory = memory_cgroup(process.cgroups)
+        process.oom_kills = oom_kills(memory) if memory else 0
         if process.oom_kills:
-            process.memory = memory_counts(process.cgroups)
+            process.memory = memory_counts(memory)
         process.undone = process.execution.undo()
         for failure in process.undone:
             self.log(failure)

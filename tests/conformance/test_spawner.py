@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import time
+
 import pytest
 
-from tests.support.daemon import Daemon
+from tests.load.measuring import spawners_of
+from tests.support.daemon import PATIENCE, Daemon, processes
 
 pytestmark = pytest.mark.root
 
@@ -15,3 +21,26 @@ def test_input_ends_although_a_child_is_parked_meanwhile(daemon: Daemon) -> None
         daemon.docker("run", "--rm", "--network", "none", "busybox", "true")
         found = daemon.docker("run", "--rm", "-i", "--network", "none", "busybox", "cat", stdin=b"all", timeout=15)
         assert found.stdout == b"all"
+
+
+def test_a_fork_server_that_was_killed_is_replaced(daemon: Daemon) -> None:
+    """Starts don't depend on it: the next one forks its own child, and has another server made."""
+    killed = fork_server(daemon)
+    os.kill(killed, signal.SIGKILL)
+    assert daemon.out("run", "--rm", "--network", "none", "busybox", "echo", "on") == "on"
+    assert fork_server(daemon) != killed
+    assert f"{killed}: " not in "".join(processes("labkit.runtime.spawner"))
+
+
+def fork_server(daemon: Daemon) -> int:
+    """The pid of the fork server, there soon after a start; unlike a parked child it has the host's namespaces."""
+    daemon.docker("run", "--rm", "--network", "none", "busybox", "true")
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        spawner, *others = spawners_of(daemon)
+        for pid in others:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a parked child was taken meanwhile
+                if os.readlink(f"/proc/{pid}/ns/pid") == os.readlink(f"/proc/{spawner}/ns/pid"):
+                    return pid
+        time.sleep(0.01)
+    raise AssertionError("no fork server came")
