@@ -34,7 +34,8 @@ _LAST = "last"
 
 def explain(client: Client, argv: Sequence[str], client_spans: Sequence[Span]) -> Explanation | Usage | Topology | Way:
     """What `argv` asks for: nothing for the last action, else a container, an image that
-    was pulled or pushed, a trace ID or a request; with `--topology` the network as it is, with `--way` a packet's way.
+    was pulled or pushed, a trace ID or a request; with `--topology` the network as it is, with `--way` a packet's way,
+    with `--why` the reason of a container's end alone.
 
     `client_spans` are those of the asker's last action. NotFound if the engine keeps no such trace; StatusError in
     Docker's wording for words that don't fit.
@@ -53,6 +54,8 @@ def explain(client: Client, argv: Sequence[str], client_spans: Sequence[Span]) -
     choice = Choice(Style(stable, given.flag("full")), calls, not stable, only, folded=not only)
     subject = " ".join(given.arguments)
     ending = _ending(client, subject)
+    if given.flag("why"):
+        return Explanation((ending_node(_known(ending, subject), choice),))
     try:
         traces = _find(client, subject, client_spans)
     except NotFound:
@@ -73,6 +76,12 @@ def _ending(client: Client, wanted: str) -> Data | None:
     except NotFound:
         return None
     return found
+
+
+def _known(ending: Data | None, subject: str) -> Data:
+    if ending is None:
+        raise NotFound(f"No end of {subject or 'a container'} is known: --why wants a container that has ended")
+    return ending
 
 
 def _find(client: Client, wanted: str, spans: Sequence[Span]) -> list[Data]:

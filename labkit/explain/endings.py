@@ -20,7 +20,7 @@ _MEANINGS = {
 def ending_node(ending: Data, choice: Choice) -> Node:
     """The reason of a container's end, with what speaks for it below."""
     remarks = [ending["At"]] if choice.times else []
-    details = [*_memory(ending.get("Memory")), *_health(ending.get("Health"))]
+    details = [*_memory(ending.get("Memory"), choice.style.stable), *_health(ending.get("Health"))]
     if ending.get("Trace") and not choice.style.stable:
         details.append(f"the request is in trace {ending['Trace']}")
     if ending.get("Error"):
@@ -61,10 +61,11 @@ def _after(ending: Data) -> str:
     return f"killed by the {_name(ending['Signal'])}" if ending["Signal"] else "it left by itself upon a signal"
 
 
-def _memory(counts: Data | None) -> list[str]:
+def _memory(counts: Data | None, stable: bool) -> list[str]:
     if not counts:
         return []
-    hits = f", which was hit {counts['Failures']} times" if counts["Failures"] else ""
+    times = "" if stable else f" {counts['Failures']} times"
+    hits = f", which was hit{times}" if counts["Failures"] else ""
     kills = f"the kernel killed {counts['Kills']} of its processes for want of memory"
     peak, limit = (bytes_size(counts[name]) for name in ("Peak", "Limit"))
     return [f"memory: at most {peak} of {limit}{hits}; {kills}"]

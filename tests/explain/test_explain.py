@@ -119,3 +119,13 @@ def test_wrong_words_are_refused_in_dockers_wording(ran: Client) -> None:
 def test_the_command_prints_the_tree(ran: Client, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(ran, ["told", "--only", "SetHostname"]) == 0
     assert "SetHostname: call this host" in capsys.readouterr().out
+
+
+def test_why_a_container_has_ended_and_nothing_else(ran: Client) -> None:
+    with pytest.raises(NotFound, match="No end of told is known: --why wants a container that has ended"):
+        asked(ran, "told", "--why")
+    ran.post("/containers/told/kill")
+    ran.post("/containers/told/wait")
+    assert asked(ran, "told", "--why", "--no-times") == (
+        "why it ended: exit code 137, killed by the SIGKILL that a client's `kill` had it sent"
+    )

@@ -141,6 +141,7 @@ EXPLAIN = Command(
         Flag("only", "", "string", "Operations or calls to show, comma-separated (SetHostname,pivot_root)"),
         Flag("topology", "", "bool", "Show links, bridges and containers as they are now (of one of these)"),
         Flag("way", "", "string", "Show the way of a packet to a published port (8080, 192.0.2.7:53/udp)"),
+        Flag("why", "", "bool", "Show why a container has ended, and nothing else"),
     ),
     most=-1,
     complete=("container",),
