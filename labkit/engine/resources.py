@@ -14,6 +14,7 @@ from labkit.kernel.limits import Limits
 from labkit.kernel.process import RLIMITS
 
 LEAST_MEMORY = 6 << 20
+LEAST_SHARES, MOST_SHARES = 2, 1 << 18
 MOST_CPUS = 8192  # as in moby: what is larger is a mistake, and must not be counted up to
 
 _BLOCK_DEVICES = (
@@ -135,6 +136,15 @@ def _cpu(host: HostConfig, limits: Limits) -> Iterable[str]:
         host.CpuPercent = 0
         yield "linux does not support CPU percent. Percent discarded."
     _check_realtime(host, limits)
+
+
+def shares_problem(shares: int, version: int) -> str:
+    """What runc says of processor shares that cgroup v1 would quietly change; empty for those that it takes."""
+    if version == 2 or not shares or LEAST_SHARES <= shares <= MOST_SHARES:
+        return ""
+    if shares > MOST_SHARES:
+        return f"the maximum allowed cpu-shares is {MOST_SHARES}"
+    return f"the minimum allowed cpu-shares is {LEAST_SHARES}"
 
 
 def _check_realtime(host: HostConfig, limits: Limits) -> None:

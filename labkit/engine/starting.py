@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from labkit.engine import devices, init_program, mounts, runtimes, security, spec, users
+from labkit.engine import devices, init_program, mounts, resources, runtimes, security, spec, users
 from labkit.engine.container import Container
 from labkit.engine.endpoints import NOTHING_JOINED, Joined
 from labkit.engine.models import ContainerRecord
@@ -27,6 +27,7 @@ from labkit.runtime import oci, plans
 from labkit.runtime.spawning import StartFailed
 
 Spec = dict[str, Any]
+_PREFIX = "failed to create task for container: failed to create shim task: OCI runtime create failed: "
 _WRONG_KIND = (
     "Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is "
     "the expected type"
@@ -44,6 +45,8 @@ def prepare(
     record = container.record
     host = record.HostConfig
     devices.refuse_requests(host)
+    if problem := resources.shares_problem(host.CpuShares, machine.cgroups.version):
+        raise InvalidParameter(f"{_PREFIX}{problem}: unknown")
     facts = spec.Facts(
         root=container.rootfs,
         directory=container.directory,
@@ -154,17 +157,16 @@ def explain_failure(container: Container, error: LabkitError) -> tuple[LabkitErr
     cause = error.cause if isinstance(error, StartFailed) else error
     if not isinstance(cause, KernelError):
         return error, 128
-    prefix = "failed to create task for container: failed to create shim task: OCI runtime create failed: "
     if cause.operation == "AttachTree" and cause.errno == errno.ENOTDIR:
-        return InvalidParameter(f"{prefix}{cause.call}: not a directory: unknown: {_WRONG_KIND}"), 127
+        return InvalidParameter(f"{_PREFIX}{cause.call}: not a directory: unknown: {_WRONG_KIND}"), 127
     if cause.operation == "CreateByRuntime":
-        return InvalidParameter(f"{prefix}{cause.call}: unknown"), _status_of(cause.call)
+        return InvalidParameter(f"{_PREFIX}{cause.call}: unknown"), _status_of(cause.call)
     if cause.operation == "EnterDirectory" and cause.errno in (errno.ENOTDIR, errno.EEXIST):
         return InvalidParameter(f"Cannot mkdir: {container.record.Config.WorkingDir} is not a directory"), 128
     if cause.operation != "Execute":
-        return LabkitError(f"{prefix}{cause}"), 128
+        return LabkitError(f"{_PREFIX}{cause}"), 128
     reason, code = exec_failure(cause, container.record.Path)
-    return InvalidParameter(f"{prefix}unable to start container process: {reason}: unknown"), code
+    return InvalidParameter(f"{_PREFIX}unable to start container process: {reason}: unknown"), code
 
 
 def _status_of(said: str) -> int:

@@ -14,7 +14,7 @@ from labkit.engine import backoff, devices, resources, spec
 from labkit.engine.container import Container
 from labkit.engine.execution import carry_out
 from labkit.engine.models import HostConfig, RestartPolicy, Struct
-from labkit.errors import Conflict, KernelError, LabkitError
+from labkit.errors import Conflict, InvalidParameter, KernelError, LabkitError
 from labkit.kernel import cgroups, limits
 from labkit.plan import Plan, Step
 from labkit.trace import TraceContext
@@ -132,9 +132,13 @@ def _carry_out(
     engine: Engine, container: Container, before: HostConfig, after: HostConfig, context: TraceContext
 ) -> None:
     """Write the limits of a container that runs; one that doesn't gets them when it starts."""
+    if not container.run.running:
+        return
+    if problem := resources.shares_problem(after.CpuShares, engine.machine.cgroups.version):
+        raise InvalidParameter(_refused(container, problem))
     path = engine.settings.cgroup(container.id, before.CgroupParent)
     plan = update_plan(engine.machine.cgroups, path, before, after)
-    if container.run.running and plan.steps:
+    if plan.steps:
         carry_out(engine, plan, container.id, context)
 
 

@@ -7,6 +7,7 @@ through the container's layers, beneath their roots: an image's links can't lead
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ from functools import lru_cache
 
 from labkit.errors import InvalidParameter
 from labkit.images.stack import LayerStack
+
+MOST = (1 << 31) - 1
+"""The greatest uid and gid that runc, and so Docker, takes."""
+_NUMBER = re.compile("[+-]?[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +81,9 @@ def resolve(user: str, passwd: str, group: str, added: Iterable[str] = ()) -> Id
     entries = [line.split(":") for line in passwd.splitlines() if line.count(":") >= 6]
     groups = [line.split(":") for line in group.splitlines() if line.count(":") >= 3]
     entry = _find(entries, name or "0")
-    if entry is None and not _is_id(name or "0"):
+    uid = int(entry[2]) if entry else _number(name or "0")
+    if uid is None:
         raise InvalidParameter(f"unable to find user {name}: no matching entries in passwd file")
-    uid = int(entry[2]) if entry else int(name or 0)
     gid = int(entry[3]) if entry else 0
     home = entry[5] if entry and entry[5] else "/"
     if group_name:
@@ -92,7 +97,16 @@ def resolve(user: str, passwd: str, group: str, added: Iterable[str] = ()) -> Id
 
 
 def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdigit() and int(text) < 1 << 31
+    return text.isascii() and text.isdigit() and int(text) <= MOST
+
+
+def _number(text: str) -> int | None:
+    """A number that stands for itself, with a sign as well; None for what is no number (Go's strconv.Atoi)."""
+    if not _NUMBER.fullmatch(text) or not -1 << 63 <= int(text) < 1 << 63:
+        return None
+    if not 0 <= int(text) <= MOST:
+        raise InvalidParameter(f"uids and gids must be in range 0-{MOST}")
+    return int(text)
 
 
 def _find(entries: list[list[str]], name: str) -> list[str] | None:
@@ -106,6 +120,7 @@ def _group_id(groups: list[list[str]], wanted: str) -> int:
     for entry in groups:
         if entry[0] == wanted and _is_id(entry[2]):
             return int(entry[2])
-    if _is_id(wanted):
-        return int(wanted)
-    raise InvalidParameter(f"unable to find group {wanted}: no matching entries in group file")
+    number = _number(wanted)
+    if number is None:
+        raise InvalidParameter(f"unable to find group {wanted}: no matching entries in group file")
+    return number

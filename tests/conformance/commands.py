@@ -27,6 +27,11 @@ run --rm {NONE} -u 1000:10 busybox id
 run --rm {NONE} -u 4242 busybox id -u
 run --rm {NONE} -u nosuch busybox id
 run --rm {NONE} -u bob:nosuch busybox id
+run --rm {NONE} -u +5:+7 busybox id
+run --rm {NONE} -u 2147483648 busybox id
+run --rm {NONE} -u -1 busybox id
+run --rm {NONE} -u 99999999999999999999 busybox id
+run --rm {NONE} --group-add -5 busybox id
 run --rm {NONE} --group-add wheel -u bob busybox id
 run --rm {NONE} --read-only busybox touch /x
 run --rm {NONE} --read-only --tmpfs /tmp busybox touch /tmp/x
@@ -55,6 +60,8 @@ run --rm {NONE} -m 1m busybox true
 run --rm {NONE} --cpus 99 busybox true
 run --rm {NONE} --cpus 0.5 busybox cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us
 run --rm {NONE} --cpu-shares 77 busybox cat /sys/fs/cgroup/cpu/cpu.shares
+run --rm {NONE} --cpu-shares 1 busybox true
+run --rm {NONE} --cpu-shares 300000 busybox true
 run --rm {NONE} --cpuset-cpus 0 busybox grep Cpus_allowed_list /proc/self/status
 run --rm {NONE} --cpuset-cpus 77 busybox true
 run --rm {NONE} --device /dev/zero:/dev/nil:r busybox sh -c "head -c 1 /dev/nil | od -tx1; ls -l /dev/nil | cut -c1-10"
@@ -136,6 +143,7 @@ update --cpus 0.5 upd
 update --restart on-failure:3 upd
 inspect -f "{{{{.HostConfig.RestartPolicy}}}} {{{{.HostConfig.NanoCpus}}}}" upd
 update -m 1m upd
+update --cpu-shares 1 upd
 update nosuch
 rm -f upd
 run -d --name killed {NONE} {SLEEP}

@@ -33,6 +33,8 @@ START = "since 23 dockerd says in which steps a start failed; labkit runs no run
 PERMITTED = {
     r"run .*busybox (nosuchprogram|/etc|/etc/passwd)": ("failed to create task for container", START),
     r"run -d --name second .*": ("failed to set up container networking: driver failed", START),
+    r"run .*--cpu-shares (1|300000) .*": ("failed to create task for container", START),
+    r"update --cpu-shares 1 upd": (": the minimum allowed cpu-shares is 2", "labkit runs no runc"),
     r"run .*--cpus 99 .*": ("range of CPUs is from 0.01", SMALL),
     r"(un)?pause life|top life": ("container <id> is ", SMALL),
     r"exec life true": ("container <id> is ", SMALL),

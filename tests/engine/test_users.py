@@ -33,6 +33,7 @@ GROUP = "root:x:0:\nwww:x:34:\nstaff:x:50:root,www\naudio:x:29:www\nbroken:x:no:
         ("999", Identity(999, 0, (0,), "/")),
         ("999:staff", Identity(999, 50, (50,), "/")),
         ("nohome", Identity(40, 41, (41,), "/")),
+        ("+5:+7", Identity(5, 7, (7,), "/")),
     ],
 )
 def test_resolve(user: str, found: Identity) -> None:
@@ -47,7 +48,7 @@ def test_added_groups_come_last_and_once() -> None:
     assert resolve("www", PASSWD, GROUP, ["root", "29", "77"]).groups == (34, 50, 29, 0, 77)
 
 
-@pytest.mark.parametrize("user", ["nobody", "bad", "-1", "²", str(1 << 31)])
+@pytest.mark.parametrize("user", ["nobody", "bad", "5 ", "²", str(1 << 63)])
 def test_a_user_that_is_not_there(user: str) -> None:
     with pytest.raises(InvalidParameter, match=r"unable to find user .*: no matching entries in passwd file"):
         resolve(user, PASSWD, GROUP)
@@ -144,3 +145,11 @@ def test_what_is_no_file_is_read_as_empty(tree: Path) -> None:
     assert read(tree, "etc/group") == ""
     (tree / "up/etc/shadow").symlink_to("shadow")
     assert read(tree, "etc/shadow") == ""
+
+
+@pytest.mark.parametrize(
+    ("user", "added"), [(str(1 << 31), []), ("-1", []), ("www:-1", []), ("www:4294967295", []), ("www", ["-5"])]
+)
+def test_a_number_that_no_user_may_have(user: str, added: list[str]) -> None:
+    with pytest.raises(InvalidParameter, match="uids and gids must be in range 0-2147483647"):
+        resolve(user, PASSWD, GROUP, added)
