@@ -260,6 +260,9 @@ class Sandbox(Struct):
     Changing: str = ""
 
 
+_Configuration = HostConfig  # the record has a field of that name
+
+
 class ContainerRecord(Struct):
     """What `containers/ID/container.json` holds: all that the daemon must know after a crash."""
 
@@ -290,6 +293,8 @@ class ContainerRecord(Struct):
     Sandbox: Sandbox = msgspec.field(default_factory=Sandbox)
     Starting: bool = False
     """A start is under way: a daemon that finds this after a crash settles it by what the spawner has."""
+    Updating: _Configuration | None = None
+    """What an update that is under way makes of HostConfig: a daemon that finds this after a crash finishes it."""
 
 
 class ExecCreateBody(Struct):

@@ -23,6 +23,7 @@ from labkit.engine import (
     removing,
     restarting,
     starting,
+    updating,
 )
 from labkit.engine.clock import parse_rfc3339, rfc3339
 from labkit.engine.container import Container
@@ -49,6 +50,7 @@ def now_ns() -> int:
 def adopt(engine: Engine, container: Container, process: Introduced | None) -> None:
     """Settle what a daemon before this one has left: the process runs, has ended, or never came to be."""
     record = container.record
+    updating.finish(engine, container, runs=process is not None and process.outcome is None)
     if process:
         paused = not process.outcome and pausing.is_frozen(engine, container)
         ran_out = record.State.OOMKilled

@@ -1,11 +1,12 @@
 """Update: limits and the restart policy of a container that exists (moby `daemon/update.go`, `container_unix.go`).
 
 What is asked for is merged into its configuration; for one that runs, the difference is a plan of cgroup writes, undone
-if one of them fails.
+if one of them fails, and carried out once more if the daemon dies over it.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,11 +18,12 @@ from labkit.engine.models import HostConfig, RestartPolicy, Struct
 from labkit.errors import Conflict, InvalidParameter, KernelError, LabkitError
 from labkit.kernel import cgroups, limits
 from labkit.plan import Plan, Step
-from labkit.trace import TraceContext
+from labkit.trace import TraceContext, new_trace
 
 if TYPE_CHECKING:
     from labkit.engine.engine import Engine
 
+log = logging.getLogger("labkit.engine")
 _MEMORY, _SWAP = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
 
 
@@ -113,14 +115,12 @@ async def update(engine: Engine, container: Container, body: UpdateBody, context
     async with container.lock:
         if container.removing or container.record.State.Dead:
             raise Conflict(_refused(container, 'container is marked for removal and cannot be "update"'))
-        before = container.record.HostConfig
         try:
-            after = merged(before, asked, body.RestartPolicy)
-            _carry_out(engine, container, before, after, context)
+            after = merged(container.record.HostConfig, asked, body.RestartPolicy)
+            _change(engine, container, after, context)
         except (Conflict, KernelError) as error:
             kind = Conflict if isinstance(error, Conflict) else LabkitError
             raise kind(_refused(container, str(error))) from error
-        container.record.HostConfig = after
         container.save(durable=True)
         if container.run.running:
             engine.memory.begin(container)
@@ -128,18 +128,51 @@ async def update(engine: Engine, container: Container, body: UpdateBody, context
     return warnings
 
 
-def _carry_out(
-    engine: Engine, container: Container, before: HostConfig, after: HostConfig, context: TraceContext
-) -> None:
-    """Write the limits of a container that runs; one that doesn't gets them when it starts."""
-    if not container.run.running:
+def finish(engine: Engine, container: Container, runs: bool) -> None:
+    """Finish the update that a daemon before this one had begun. One that the kernel refuses now is forgotten."""
+    record = container.record
+    after, record.Updating = record.Updating, None
+    if after is None:
         return
-    if problem := resources.shares_problem(after.CpuShares, engine.machine.cgroups.version):
-        raise InvalidParameter(_refused(container, problem))
+    try:
+        if runs:
+            carry_out(engine, _plan(engine, container, after), container.id, new_trace())
+        record.HostConfig = after
+    except KernelError as error:
+        log.warning("%s: an update that a daemon died over could not be finished: %s", container.name, error)
+    container.save()
+
+
+def _change(engine: Engine, container: Container, after: HostConfig, context: TraceContext) -> None:
+    """Make `after` the configuration. One that runs gets the limits now, one that doesn't when it starts."""
+    plan = _plan(engine, container, after)
+    if container.run.running and plan.steps:
+        if problem := resources.shares_problem(after.CpuShares, engine.machine.cgroups.version):
+            raise InvalidParameter(_refused(container, problem))
+        _announce(container, after)
+        try:
+            carry_out(engine, plan, container.id, context)
+        except LabkitError:
+            container.record.Updating = None
+            container.save_if_room()
+            raise
+    container.record.HostConfig, container.record.Updating = after, None
+
+
+def _announce(container: Container, after: HostConfig) -> None:
+    """Write down what is about to be done. Raises OSError without room for that."""
+    container.record.Updating = after
+    try:
+        container.save(durable=True)
+    except OSError:
+        container.record.Updating = None
+        raise
+
+
+def _plan(engine: Engine, container: Container, after: HostConfig) -> Plan:
+    before = container.record.HostConfig
     path = engine.settings.cgroup(container.id, before.CgroupParent)
-    plan = update_plan(engine.machine.cgroups, path, before, after)
-    if plan.steps:
-        carry_out(engine, plan, container.id, context)
+    return update_plan(engine.machine.cgroups, path, before, after)
 
 
 def _refused(container: Container, reason: str) -> str:

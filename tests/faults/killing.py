@@ -1,8 +1,9 @@
 """A daemon, and its spawner, that are killed before or after the n-th operation that anybody carries out or takes back.
 
-Daemon, spawner and the inits of containers all get a hook around `labkit.plan`'s two ways to use an operation. An init
-sees neither pid, and soon another root: it keeps a directory open, writes to a FIFO there, and goes on when nobody
-reads that any more. A thread of the daemon reads it, and kills.
+Daemon, spawner and the inits of containers all get a hook around `labkit.plan`'s two ways to use an operation, and
+around the calls by which one of their own files gets or loses a name: those count as operations here. An init sees
+neither pid, and soon another root: it keeps a directory open, writes to a FIFO there, and goes on when nobody reads
+that any more. A thread of the daemon reads it, and kills.
 """
 
 from __future__ import annotations
@@ -77,6 +78,18 @@ def hook(folder):
                 here("after", number)
         return failed
     plan.perform, plan.undo = perform, undo
+    def around(name, original):
+        def called(path, *rest, **named):
+            if named.get("dir_fd") is None and not os.fspath(path).startswith(folder):
+                return original(path, *rest, **named)
+            number = counted(name)
+            here("before", number)
+            original(path, *rest, **named)
+            here("after", number)
+        os.supports_dir_fd.add(called)  # shutil asks for it
+        setattr(os, name, called)
+    for name in ("rename", "replace", "unlink", "rmdir"):
+        around(name, getattr(os, name))
 """
 
 DAEMON = f"""{HOOK}

@@ -41,6 +41,9 @@ START = ("POST", "/containers/box/start", None)
 RUNNING = (CREATE, START)
 EXEC = ("POST", "/containers/box/exec", {"Cmd": ["sh", "-c", "echo begun; exit 3"]})
 START_EXEC = ("POST", "/exec/{Id}/start", {"Detach": True})
+OTHER = "other"
+BACK = ("POST", f"/containers/{OTHER}/rename?name=box", None)
+MORE = {"Memory": 96 << 20, "MemorySwap": 192 << 20, "PidsLimit": 60}
 Request = tuple[str, str, Any]
 
 
@@ -58,9 +61,13 @@ SCENARIOS: dict[str, tuple[Requests, Requests, set[str]]] = {
     "unpause": ((*RUNNING, post("pause")), (post("unpause"),), {"WriteCgroup"}),
     "stop what is paused": ((*RUNNING, post("pause")), (post("stop?t=20"),), {"WriteCgroup", "~CreateCgroup"}),
     "exec": (RUNNING, (EXEC, START_EXEC), {"CloneIntoPidNamespace", "JoinCgroup", "JoinNamespaces", "Execute"}),
-    "remove by force": (RUNNING, (("DELETE", "/containers/box?force=1", None),), {"~CreateCgroup"}),
+    "remove": ((CREATE,), (("DELETE", "/containers/box?v=1", None),), {"rename", "rmdir", "unlink"}),
+    "remove by force": (RUNNING, (("DELETE", "/containers/box?force=1", None),), {"~CreateCgroup", "rename", "rmdir"}),
+    "rename": ((CREATE,), (post(f"rename?name={OTHER}"), BACK), {"rename"}),
+    "update": (RUNNING, (("POST", "/containers/box/update", MORE),), {"ChangeCgroup", "rename"}),
 }
 """What is done before, what somebody is killed at, and operations that it must have been killed at."""
+MAY_BE_GONE = {"create", "remove", "remove by force"}
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +96,8 @@ def try_moment(own: Mortal, scenario: str, victim: str, when: str, number: int) 
             until_up(own)
     moment = own.killed_at(victim, when, number, requests)
     told = f"{scenario}: {victim} {moment}"
+    own.request(*BACK)  # unless it has its own name already
+    assert state_of(own) or scenario in MAY_BE_GONE, told
     check(own, told, victim)
     if moment:
         check_usable(own, told)
@@ -155,7 +164,8 @@ def wrong(own: Mortal, victim: str) -> list[str]:
     bundle, journal = own.run / "bundles" / identity / "config.json", own.run / "journal" / identity
     if state["Running"]:
         needed = {"bundle": bundle, "journal": journal, "process": Path(f"/proc/{state['Pid']}/root/kept")}
-        return [f"no {name}" for name, path in needed.items() if not path.exists()] + strangers(own)
+        missing = [f"no {name}" for name, path in needed.items() if not path.exists()]
+        return missing + strangers(own) + other_limits(own, identity)
     found = remains(own, identity)
     if state["Status"] not in ("created", "exited"):
         found.append(f"it is {state['Status']}")
@@ -172,6 +182,19 @@ def strangers(own: Mortal) -> list[str]:
     if status != 200:  # it has ended meanwhile, or is about to
         return [f"{status}: {found}"]
     return [line for line in (" ".join(one) for one in found["Processes"]) if "begun" in line or "python" in line]
+
+
+def other_limits(own: Mortal, identity: str) -> list[str]:
+    """Limits that the kernel keeps and that are not what `inspect` says."""
+    host = own.inspect("box")["HostConfig"]
+    said = {"memory.limit_in_bytes": host["Memory"], "memory.max": host["Memory"], "pids.max": host["PidsLimit"]}
+    said["memory.memsw.limit_in_bytes"] = host["MemorySwap"] or 2 * host["Memory"]
+    files = [path / name for path in own.cgroups() if path.name == identity for name in said]
+    return [
+        f"{file}, but not {said[file.name]}"
+        for file in files
+        if file.exists() and int(file.read_text()) != said[file.name]
+    ]
 
 
 def remains(own: Mortal, identity: str) -> list[str]:
