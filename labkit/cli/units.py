@@ -6,6 +6,7 @@ import re
 import time
 
 from labkit.cli.values import read_duration
+from labkit.durations import human_duration
 from labkit.errors import InvalidParameter
 from labkit.templates.quoting import go_quote
 
@@ -29,32 +30,6 @@ def _scaled(size: float, base: float, units: tuple[str, ...], precision: int) ->
         size /= base
         step += 1
     return f"{size:.{precision}g}{units[step]}"
-
-
-def human_duration(seconds: float) -> str:
-    """`About an hour`, `3 weeks`."""
-    whole = int(seconds)
-    if whole < 1:
-        return "Less than a second"
-    if whole == 1:
-        return "1 second"
-    if whole < 60:
-        return f"{whole} seconds"
-    minutes = whole // 60
-    if minutes < 60:
-        return "About a minute" if minutes == 1 else f"{minutes} minutes"
-    hours = int(seconds / 3600 + 0.5)
-    if hours == 1:
-        return "About an hour"
-    for limit, divisor, unit in (
-        (48, 1, "hours"),
-        (24 * 7 * 2, 24, "days"),
-        (24 * 30 * 2, 24 * 7, "weeks"),
-        (24 * 365 * 2, 24 * 30, "months"),
-    ):
-        if hours < limit:
-            return f"{hours // divisor} {unit}"
-    return f"{int(seconds / 3600) // 24 // 365} years"
 
 
 def ago(created: float) -> str:

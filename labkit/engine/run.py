@@ -89,21 +89,9 @@ class Run:
             try:
                 view = view[os.write(self.stdin, view) :]
             except BlockingIOError:
-                await self._writable()
+                await stdio.writable(self.stdin)
             except OSError:  # EPIPE, EIO: nobody reads any more; dockerd drops such input too
                 return
-
-    async def _writable(self) -> None:
-        """Wait until the process has read something, or has closed its end."""
-        loop = asyncio.get_running_loop()
-        ready = asyncio.Event()
-        fd = os.dup(self.stdin)
-        loop.add_writer(fd, ready.set)
-        try:
-            await ready.wait()
-        finally:
-            loop.remove_writer(fd)
-            os.close(fd)
 
     def close_stdin(self) -> None:
         if self.stdin >= 0:

@@ -7,6 +7,7 @@ stage (`labkit.kernel.pipes`).
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass, field
 
@@ -48,3 +49,15 @@ def outputs(descriptors: dict[str, int]) -> dict[str, int]:
     if "terminal" in descriptors:
         return {"stdout": descriptors["terminal"]}
     return {name: descriptors[name] for name in ("stdout", "stderr") if name in descriptors}
+
+
+async def writable(fd: int) -> None:
+    """Wait until a pipe or socket has room, or its other end is gone. It may be closed here meanwhile."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    watched = os.dup(fd)
+    loop.add_writer(watched, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(watched)
+        os.close(watched)

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from labkit.durations import human_duration
 from labkit.engine import attaching, mounts
 from labkit.engine.clock import parse_rfc3339
 from labkit.engine.container import Container
@@ -185,29 +186,6 @@ def _remark(state: State) -> str:
         return " (Paused)"
     told = status_of(state)
     return {"none": "", "starting": " (health: starting)"}.get(told, f" ({told})")
-
-
-def human_duration(seconds: float) -> str:
-    """How long, roughly, as go-units' HumanDuration says it."""
-    whole = int(seconds)
-    if whole < 1:
-        return "Less than a second"
-    if whole == 1:
-        return "1 second"
-    if whole < 60:
-        return f"{whole} seconds"
-    minutes, hours = whole // 60, int(seconds / 3600 + 0.5)
-    if minutes == 1:
-        return "About a minute"
-    if minutes < 60:
-        return f"{minutes} minutes"
-    if hours == 1:
-        return "About an hour"
-    units = ((48, hours, "hours"), (24 * 14, hours // 24, "days"), (24 * 60, hours // 168, "weeks"))
-    for limit, count, unit in units:
-        if hours < limit:
-            return f"{count} {unit}"
-    return f"{hours // 720} months" if hours < 24 * 365 * 2 else f"{hours // 8760} years"
 
 
 def sizes(container: Container) -> View:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labkit.cli.units import ago, ansi_date, api_timestamp, bytes_size, human_duration, human_size
+from labkit.cli.units import ago, ansi_date, api_timestamp, bytes_size, human_size
 from labkit.cli.values import (
     VALUES,
     read_bytes,
@@ -102,26 +102,6 @@ def test_every_flag_type_reads_or_refuses_any_text(text: str) -> None:
 @given(st.text(st.characters(max_codepoint=126, min_codepoint=32)))
 def test_printable_ascii_is_quoted_as_json_quotes_it(text: str) -> None:
     assert go_quote(text) == json.dumps(text)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.5, "Less than a second"),
-        (1, "1 second"),
-        (59, "59 seconds"),
-        (60, "About a minute"),
-        (150, "2 minutes"),
-        (3600, "About an hour"),
-        (47 * 3600, "47 hours"),
-        (48 * 3600, "2 days"),
-        (14 * 86400, "2 weeks"),
-        (60 * 86400, "2 months"),
-        (3 * 365 * 86400, "3 years"),
-    ],
-)
-def test_durations_for_people(seconds: float, text: str) -> None:
-    assert human_duration(seconds) == text
 
 
 @pytest.mark.parametrize(

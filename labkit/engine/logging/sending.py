@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from labkit.engine import logs
+from labkit.engine.stdio import writable
 from labkit.errors import LabkitError
 
 log = logging.getLogger("labkit.engine.logging")
@@ -141,16 +142,8 @@ class Datagrams(Transport):
     async def ready(self) -> None:
         if self.connecting:
             await asyncio.wait({self.connecting})
-        if self.sock is None:
-            return
-        loop, ready = asyncio.get_running_loop(), asyncio.Event()
-        fd = os.dup(self.sock.fileno())
-        loop.add_writer(fd, ready.set)
-        try:
-            await ready.wait()
-        finally:
-            loop.remove_writer(fd)
-            os.close(fd)
+        if self.sock:
+            await writable(self.sock.fileno())
 
     def close(self) -> None:
         if self.connecting:
