@@ -140,7 +140,7 @@ def finish(engine: Engine, container: Container, runs: bool) -> None:
         record.HostConfig = after
     except KernelError as error:
         log.warning("%s: an update that a daemon died over could not be finished: %s", container.name, error)
-    container.save()
+    container.save_if_room()
 
 
 def _change(engine: Engine, container: Container, after: HostConfig, context: TraceContext) -> None:

@@ -244,7 +244,7 @@ class Spawner:
         try:
             operations = decode_all(message["host"])
             journal = Journal(os.path.join(self.journals, message["key"]))
-            parked = self.take_parked(operations, message)
+            parked = self.take_parked(operations, message, lent)
             execution = Execution(operations, Context(dict(lent), parked=parked), journal)
             control = self.fork(execution, message["init"], lent)
             process = Process(message["key"], execution.context, execution, kept, control, message["request"], began)
@@ -270,12 +270,24 @@ class Spawner:
         """The children that are waited for by their pidfds."""
         return self.prefork.pids() | {process.pid for process in self.processes.values() if process.code is None}
 
-    def take_parked(self, operations: Numbered, message: channel.Message) -> Parked | None:
-        """The parked child, if it is what the plan is about to fork; from now on that kind is parked."""
+    def take_parked(self, operations: Numbered, message: channel.Message, lent: dict[str, int]) -> Parked | None:
+        """The parked child, if it is what the plan is about to fork; from now on that kind is parked.
+
+        It gets its work at once, so that it is ready when the host's side is done.
+        """
         clone = next((op for _, op in operations if isinstance(op, CloneInit) and not op.cgroup), None)
         if clone is None:
             return None
-        return self.prefork.take(Kind(clone.flags, message["first"], message["init"]))
+        parked = self.prefork.take(Kind(clone.flags, message["first"], message["init"]))
+        if parked is None:
+            return None
+        try:
+            parked.work(message["init"], lent)
+        except OSError as error:  # somebody has killed it, or there is no descriptor left for a large plan
+            self.log(f"the parked child is of no use: {error}")
+            parked.discard()
+            return None
+        return parked
 
     def fork(self, execution: Execution, init: bytes, lent: dict[str, int]) -> socket.socket:
         """Run the host's operations and give the child its own; returns the control socket to it."""
@@ -287,8 +299,6 @@ class Spawner:
         # Decoded before the fork: what a child allocates makes copies of the pages that it is put on.
         ready = () if parked else decode_all(marshal.loads(init))
         try:
-            if isinstance(parked, Parked):
-                parked.work(init, lent)  # it gets ready while the host's side is done
             execution.journal.open(execution.operations)
             execution.run()
         except (LabkitError, OSError, MemoryError):

@@ -32,6 +32,18 @@ def test_a_fork_server_that_was_killed_is_replaced(daemon: Daemon) -> None:
     assert f"{killed}: " not in "".join(processes("labkit.runtime.spawner"))
 
 
+def test_a_parked_child_that_was_killed_costs_no_start(daemon: Daemon) -> None:
+    """Nobody has asked for it yet: the next start forks its own."""
+    server = fork_server(daemon)
+    spawner = spawners_of(daemon)[0]
+    deadline = time.monotonic() + PATIENCE
+    while not (parked := set(spawners_of(daemon)) - {server, spawner}):
+        assert time.monotonic() < deadline, "no child is parked"
+        time.sleep(0.01)
+    os.kill(parked.pop(), signal.SIGKILL)
+    assert daemon.out("run", "--rm", "--network", "none", "busybox", "echo", "on") == "on"
+
+
 def fork_server(daemon: Daemon) -> int:
     """The pid of the fork server, there soon after a start; unlike a parked child it has the host's namespaces."""
     daemon.docker("run", "--rm", "--network", "none", "busybox", "true")
