@@ -10,7 +10,7 @@ import shutil
 
 from labkit.engine.models import ContainerRecord, HostConfig
 from labkit.engine.settings import Settings
-from labkit.errors import InvalidParameter, NotImplementedByLabkit
+from labkit.errors import InvalidParameter
 
 OWN = "labkit"
 USUAL = ("runc", "crun")
@@ -52,15 +52,11 @@ def settle(settings: Settings, host: HostConfig) -> None:
 
 
 def program_of(record: ContainerRecord, settings: Settings) -> str:
-    """The program of a container's runtime; empty for labkit's own. Raises InvalidParameter, NotImplementedByLabkit."""
+    """The program of a container's runtime; empty for labkit's own. Raises InvalidParameter."""
     host = record.HostConfig
     if host.Runtime in ("", OWN):
         return ""
     program = known(settings).get(host.Runtime, "")
     if not program or not os.access(program, os.X_OK):
         raise InvalidParameter(f"unknown or invalid runtime name: {host.Runtime}")
-    if host.IpcMode.startswith("container:"):
-        raise NotImplementedByLabkit(f"--ipc {host.IpcMode} needs labkit's own runtime, not {host.Runtime}")
-    if any(point.Spec.VolumeOptions and point.Spec.VolumeOptions.Subpath for point in record.MountPoints.values()):
-        raise NotImplementedByLabkit(f"volume-subpath needs labkit's own runtime, not {host.Runtime}")
     return program

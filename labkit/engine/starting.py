@@ -78,7 +78,8 @@ def prepare(
         runtime = oci.Runtime(program, record.Id, container.bundle, state)
         os.makedirs(settings.runtime_states, mode=0o700, exist_ok=True)
         found["process"]["consoleSize"] = {"height": rows, "width": columns}
-        plan = oci.start_plan(found, machine, layers, runtime, streams, prelude, network, host.CgroupParent)
+        found, staging = oci.stage(found, runtime, files, bases)
+        plan = oci.start_plan(found, machine, layers, runtime, streams, prelude, network, staging, host.CgroupParent)
         found = oci.spec_for(found, runtime)
         write_config(container, found)
         return found, plan

@@ -7,13 +7,14 @@ runtime's. It works in a cgroup beside them, so that it ends as well when a star
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from labkit.kernel import cgroups
 from labkit.kernel import constants as c
 from labkit.kernel.links import BringUpLoopback
-from labkit.kernel.mounts import PROPAGATION, SetPropagation
+from labkit.kernel.mounts import PROPAGATION, AttachTree, SetPropagation
 from labkit.kernel.namespaces import CloneInit
 from labkit.kernel.oci_runtime import CreateByRuntime, HideTree, HoldNetwork, HoldRuntime, ListenForTerminal
 from labkit.kernel.overlay import MountOverlay
@@ -21,7 +22,15 @@ from labkit.kernel.process import NewSession, ResetSignals, SealDescriptors
 from labkit.kernel.stdio import ConnectStdio
 from labkit.kernel.storage import MakeDirectory
 from labkit.plan import Operation, Plan, Step
-from labkit.runtime.plans import OVERLAY_OPTIONS, Layers, Machine, ensure_cgroup
+from labkit.runtime.plans import (
+    OVERLAY_OPTIONS,
+    Layers,
+    Machine,
+    ensure_cgroup,
+    is_guarded,
+    mount_options,
+    take_hold,
+)
 
 Spec = dict[str, Any]
 
@@ -51,6 +60,28 @@ def spec_for(spec: Spec, runtime: Runtime) -> Spec:
     return spec | {"linux": linux | {"namespaces": joined}}
 
 
+def stage(
+    spec: Spec, runtime: Runtime, files: frozenset[str], bases: Mapping[str, str]
+) -> tuple[Spec, tuple[Operation, ...]]:
+    """The spec with other sources for some bind mounts, and the operations that show there what was meant.
+
+    The runtime would follow whatever path it is given: of what is in another container's mount namespace, or in a
+    volume's subpath, it gets a place beside its state. See `plans.start_plan` for `files` and `bases`.
+    """
+    operations: list[Operation] = []
+    mounts = []
+    for number, entry in enumerate(spec["mounts"]):
+        source, flags = entry.get("source", ""), mount_options(entry.get("options", ()))[0]
+        if source in files:  # nothing is mounted below a file, and crun opens what is `rro` as a directory
+            entry = entry | {"options": ["ro" if option == "rro" else option for option in entry["options"]]}
+        if flags & c.MS_BIND and is_guarded(source, bases):
+            place = f"{runtime.state}/mount-{number}"
+            operations += [take_hold(source, place, flags, bases), AttachTree(source, place, source not in files)]
+            entry = entry | {"source": place}
+        mounts.append(entry)
+    return spec | {"mounts": mounts}, tuple(operations)
+
+
 def runtime_cgroup(path: str, layout: cgroups.Layout) -> str:
     """The directory of the cgroup for the runtime that makes the container in cgroup `path`.
 
@@ -69,9 +100,10 @@ def start_plan(
     streams: tuple[str, ...],
     prelude: tuple[Operation, ...] = (),
     network: tuple[Operation, ...] = (),
+    staging: tuple[Operation, ...] = (),
     cgroup_parent: str = "",
 ) -> Plan:
-    """The plan that starts a container by a runtime. `spec` is labkit's, before `spec_for`."""
+    """The plan that starts a container by a runtime. `spec` is labkit's, before `spec_for`; `staging` is `stage`'s."""
     linux, layout = spec["linux"], machine.cgroups
     own = any(entry["type"] == "network" and not entry.get("path") for entry in linux["namespaces"])
     terminal = bool(spec["process"].get("terminal"))
@@ -94,6 +126,7 @@ def start_plan(
         cgroups.JoinCgroup(f"{held}/{'tasks' if layout.version == 1 else 'cgroup.procs'}"),
         *([*network, HoldNetwork(runtime.network)] if own else []),
         *([HideTree(hidden)] if hidden else []),
+        *staging,
         MountOverlay(layers.base, layers.lower, layers.upper, layers.work, root, OVERLAY_OPTIONS),
         ConnectStdio(() if terminal else streams),
         SealDescriptors(),

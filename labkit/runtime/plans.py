@@ -258,18 +258,26 @@ def share_root(linux: Spec) -> list[Operation]:
     return [SetPropagation("/", PROPAGATION[wanted])] if "shared" in wanted else []
 
 
-def shared_trees(spec: Spec, bases: Mapping[str, str]) -> list[OpenTree]:
+def shared_trees(spec: Spec, bases: Mapping[str, str]) -> list[OpenTree | OpenForeignTree]:
     """The bind mounts that stay peers of the host's: in the container's namespace they would be slaves already."""
     entries = ((entry, mount_options(entry.get("options", ()))) for entry in spec.get("mounts", ()))
     return [
-        _open_tree(entry["source"], entry["destination"], flags, bases)
+        take_hold(entry["source"], entry["destination"], flags, bases)
         for entry, (flags, propagation, _) in entries
         if flags & c.MS_BIND and propagation & c.MS_SHARED
     ]
 
 
-def _open_tree(source: str, target: str, flags: int, bases: Mapping[str, str]) -> OpenTree:
+def take_hold(source: str, target: str, flags: int, bases: Mapping[str, str]) -> OpenTree | OpenForeignTree:
+    """Take hold of a bind mount's source where it is: beneath its base, or in another process's mount namespace."""
+    if elsewhere := _FOREIGN.fullmatch(source):
+        return OpenForeignTree(int(elsewhere[1]), elsewhere[2], target)
     return OpenTree(source, bool(flags & c.MS_REC), target, bases.get(source, ""))
+
+
+def is_guarded(source: str, bases: Mapping[str, str]) -> bool:
+    """Whether containers have a say in where a bind mount's source leads, so that nobody else must follow it."""
+    return source in bases or bool(_FOREIGN.fullmatch(source))
 
 
 def enter_root(
@@ -305,9 +313,7 @@ def mount(
         kept = flags & ~(c.MS_BIND | c.MS_REC)
         everywhere = c.MS_RDONLY if "rro" in entry.get("options", ()) else 0
         attach = AttachTree(source, target, source not in files, kept, propagation, everywhere)
-        if elsewhere := _FOREIGN.fullmatch(source):
-            return [OpenForeignTree(int(elsewhere[1]), elsewhere[2], target)], [attach]
-        return [] if propagation & c.MS_SHARED else [_open_tree(source, target, flags, bases)], [attach]
+        return [] if propagation & c.MS_SHARED else [take_hold(source, target, flags, bases)], [attach]
     mounted: list[Operation] = [Mount(source or fstype, target, fstype, flags, data, make=True)]
     return [], mounted + ([SetPropagation(target, propagation)] if propagation else [])
 

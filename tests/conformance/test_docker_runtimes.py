@@ -71,6 +71,38 @@ def test_volumes_stay(engine: Isolated, runtime: str) -> None:
     engine.docker("volume", "rm", "kept")
 
 
+def test_a_file_that_may_only_be_read(engine: Isolated, runtime: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("read\n")
+    status, out, _ = run(engine, runtime, "-v", f"{tmp_path}/file:/f:ro", "busybox", "sh", "-c", "cat /f; echo x > /f")
+    assert (status, out) == (1, "read\n")
+
+
+def test_a_part_of_a_volume(engine: Isolated, runtime: str) -> None:
+    """A directory, a file, and one to which a container has put a link that leads out."""
+    script = "mkdir -p /v/a/b; echo deep > /v/a/b/file; ln -s /etc /v/out"
+    run(engine, runtime, "-v", "parts:/v", "busybox", "sh", "-c", script)
+
+    def shown(subpath: str, script: str, *more: str) -> tuple[int, str, str]:
+        mount = ",".join(("type=volume,src=parts,dst=/part", f"volume-subpath={subpath}", *more))
+        return run(engine, runtime, "--mount", mount, "busybox", "sh", "-c", script)
+
+    assert shown("a", "cat /part/b/file; echo new > /part/new")[:2] == (0, "deep\n")
+    assert shown("a/b/file", "cat /part", "readonly")[:2] == (0, "deep\n")
+    assert shown("a", "touch /part/x", "ro")[0] == 1
+    assert shown("out", "ls /part")[0] == 125
+    engine.docker("volume", "rm", "parts")
+
+
+def test_shared_memory_of_another_container(engine: Isolated, runtime: str) -> None:
+    engine.docker(
+        "run", "-d", "--runtime", runtime, "--ipc", "shareable", "--name", "giver", "busybox", "sleep", "1000"
+    )
+    engine.docker("exec", "giver", "sh", "-c", "echo shared > /dev/shm/note")
+    script = "cat /dev/shm/note; readlink /proc/self/ns/ipc"
+    status, out, _ = run(engine, runtime, "--ipc", "container:giver", "busybox", "sh", "-c", script)
+    assert (status, out.split()) == (0, ["shared", engine.out("exec", "giver", "readlink", "/proc/self/ns/ipc")])
+
+
 def test_a_terminal(engine: Isolated, runtime: str) -> None:
     status, out, err = run(engine, runtime, "-t", "busybox", "sh", "-c", "test -t 0 && tty; stty size")
     assert (status, out.split()[:1], err) == (0, ["/dev/pts/0"], "")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from labkit.engine import runtimes
 from labkit.engine.settings import Settings
-from labkit.errors import InvalidParameter, NotImplementedByLabkit
+from labkit.errors import InvalidParameter
 from tests.engine.records import host_record
 
 MINE = Settings(runtimes=(("mine", "/bin/sh"), ("gone", "/nonesuch")), default_runtime="mine")
@@ -47,6 +45,3 @@ def test_programs() -> None:
     assert runtimes.program_of(host_record(Runtime="mine"), MINE) == "/bin/sh"
     with pytest.raises(InvalidParameter, match=r"^unknown or invalid runtime name: gone$"):
         runtimes.program_of(host_record(Runtime="gone"), MINE)
-    shared: dict[str, Any] = {"Runtime": "mine", "IpcMode": "container:x"}
-    with pytest.raises(NotImplementedByLabkit, match="needs labkit's own runtime"):
-        runtimes.program_of(host_record(**shared), MINE)

@@ -8,6 +8,8 @@ import pytest
 
 from labkit.kernel import constants as c
 from labkit.kernel.cgroups import CreateCgroup, EnsureCgroup, JoinCgroup, Layout
+from labkit.kernel.foreign_mounts import OpenForeignTree
+from labkit.kernel.mounts import AttachTree, OpenTree
 from labkit.kernel.namespaces import CloneInit
 from labkit.kernel.oci_runtime import CreateByRuntime, HideTree, HoldNetwork, HoldRuntime, ListenForTerminal
 from labkit.kernel.overlay import MountOverlay
@@ -102,3 +104,29 @@ def test_the_spec_names_the_network() -> None:
     assert spec["linux"]["namespaces"][1] == {"type": "network"}
     joined = {"linux": {"namespaces": namespaces("/proc/7/ns/net")}}
     assert oci.spec_for(joined, RUNTIME) == joined
+
+
+def bind(source: str, *options: str) -> dict[str, Any]:
+    return {"type": "bind", "source": source, "destination": "/there", "options": ["rbind", *options]}
+
+
+def test_what_containers_may_move_is_shown_beside_the_state() -> None:
+    """A subpath of a volume is opened beneath the volume, another container's mount where that one has it."""
+    part, foreign = bind("/v/_data/part", "rro"), bind("/proc/7/root/dev/shm")
+    spec = {"mounts": [{"type": "proc", "destination": "/proc"}, bind("/host"), part, foreign]}
+    found, operations = oci.stage(spec, RUNTIME, frozenset(), {"/v/_data/part": "/v/_data"})
+    assert [entry.get("source") for entry in found["mounts"]] == [
+        None, "/host", "/state/ID/mount-2", "/state/ID/mount-3"
+    ]  # fmt: skip
+    assert found["mounts"][2]["options"] == ["rbind", "rro"]
+    assert operations == (
+        OpenTree("/v/_data/part", True, "/state/ID/mount-2", "/v/_data"),
+        AttachTree("/v/_data/part", "/state/ID/mount-2", True),
+        OpenForeignTree(7, "/dev/shm", "/state/ID/mount-3"),
+        AttachTree("/proc/7/root/dev/shm", "/state/ID/mount-3", True),
+    )
+
+
+def test_a_file_is_read_only_without_what_is_below_it() -> None:
+    found, operations = oci.stage({"mounts": [bind("/f", "rro")]}, RUNTIME, frozenset({"/f"}), {})
+    assert (found["mounts"][0]["options"], operations) == (["rbind", "ro"], ())
