@@ -6,7 +6,7 @@ import marshal
 import os
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,17 +22,23 @@ IMPOSSIBLE = Kind(0x200 << 32, [], marshal.dumps([]))
 """A flag of clone3(2) that no kernel knows."""
 
 
+Children = Callable[[], set[int]]
+
+
 @pytest.fixture
-def server() -> Iterator[ForkServer]:
+def children() -> Children:
+    """What this process's children are, ended ones too, besides those that it has already: daemons of other tests."""
+    path = Path(f"/proc/self/task/{os.getpid()}/children")
+    before = set(path.read_text().split())
+    return lambda: set(map(int, set(path.read_text().split()) - before))
+
+
+@pytest.fixture
+def server(children: Children) -> Iterator[ForkServer]:
     made = forking.start()
     yield made
     made.end()
-    assert children() == []
-
-
-def children() -> list[int]:
-    """This process's children, ended ones too."""
-    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    assert children() == set()
 
 
 @contextmanager
@@ -53,15 +59,15 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_its_children_are_the_callers(server: ForkServer) -> None:
+def test_its_children_are_the_callers(server: ForkServer, children: Children) -> None:
     before = open_files()
     server.ask(PLAIN)
     child = server.answer()
-    assert set(children()) == {server.pid, child.pid}
+    assert children() == {server.pid, child.pid}
     assert [name for name, *_ in child.calls] == ["clone3"]
     assert child.fits(PLAIN)
     child.discard()
-    assert children() == [server.pid]
+    assert children() == {server.pid}
     assert open_files() == before
 
 
@@ -84,14 +90,14 @@ def test_without_a_descriptor_nothing_is_asked(server: ForkServer) -> None:
 
 
 @pytest.mark.parametrize("room", [1, 2])
-def test_a_child_without_room_for_its_descriptors_is_buried(server: ForkServer, room: int) -> None:
+def test_a_child_without_room_for_its_descriptors_is_buried(server: ForkServer, children: Children, room: int) -> None:
     """One is taken by /proc/self/mountinfo, which is opened when it is asked for."""
     before = open_files()
     with room_for(room):
         server.ask(PLAIN)
         with pytest.raises(OSError, match="Too many open files"):
             server.answer()
-    assert children() == [server.pid]
+    assert children() == {server.pid}
     assert open_files() == before
 
 
