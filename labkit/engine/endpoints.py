@@ -22,6 +22,7 @@ from labkit.errors import Conflict, InvalidParameter, LabkitError, NotFound
 from labkit.kernel.netlink import Netlink
 from labkit.kernel.resolver import TCP, UDP, ServeNames
 from labkit.network import planning, publishing
+from labkit.network.checking import is_link_local
 from labkit.network.directory import Member, Sight
 from labkit.network.models import Endpoint, NetworkingConfig, options_of
 from labkit.network.planning import Attachment
@@ -113,6 +114,11 @@ def check_endpoint(engine: Engine, name: str, endpoint: Endpoint) -> None:
         problems.append("network-scoped aliases are only supported for user-defined networks")
     if not predefined:
         problems += _check_addresses(engine, name, addresses)
+    problems += [
+        f"invalid link-local IP address: {text}"
+        for text in (asked.LinkLocalIPs if asked else None) or ()
+        if not is_link_local(text)
+    ]
     if endpoint.MacAddress and not naming.is_mac(endpoint.MacAddress):
         problems.append(f"invalid MAC address: {endpoint.MacAddress}")
     if problems:

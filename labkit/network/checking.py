@@ -64,6 +64,14 @@ def _is_ipv4(text: str) -> bool:
     return True
 
 
+def is_link_local(text: str) -> bool:
+    """Whether it is a link-local address, of either family, without a zone."""
+    try:
+        return "%" not in text and ipaddress.ip_address(text).is_link_local
+    except ValueError:
+        return False
+
+
 def check_subnets(driver: str, configs: list[IPAMConfig] | None) -> None:
     """A bridge has one subnet of each family. Raises Forbidden in dockerd's words."""
     versions = [":" in config.Subnet for config in configs or () if config.Subnet]

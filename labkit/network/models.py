@@ -107,6 +107,11 @@ class Endpoint(Struct):
         ipv6 = f"{self.GlobalIPv6Address}/{self.GlobalIPv6PrefixLen}" if self.GlobalIPv6Address else ""
         return tuple(address for address in (ipv4, ipv6) if address)
 
+    def link_local(self) -> tuple[str, ...]:
+        """The link-local addresses that were asked for besides (RFC 3927, RFC 4291), with dockerd's prefix lengths."""
+        asked = (self.IPAMConfig.LinkLocalIPs if self.IPAMConfig else None) or ()
+        return tuple(f"{address}/{64 if ':' in address else 16}" for address in asked)
+
 
 class NetworkingConfig(Struct):
     """What `POST /containers/create` says of networks: settings for each endpoint, by the network's name."""

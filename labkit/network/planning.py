@@ -141,8 +141,10 @@ def attach_operations(attached: Attachment, netns: str = "") -> list[Operation]:
         isolated = not options.icc and not attached.bridge_filter
         outer, mac = veth_name(endpoint), endpoint.MacAddress
         link = CreateVeth(outer, network.Bridge, name, mac, options.mtu, netns, attached.hairpin, isolated)
-    quiet = [] if endpoint.GlobalIPv6Address or netns else [WriteSysctl(f"net/ipv6/conf/{name}/disable_ipv6", "1")]
-    return [link, *quiet, ConfigureLink(name, endpoint.addresses(), gateways(attached), netns)]
+    addresses = (*endpoint.addresses(), *endpoint.link_local())
+    silent = not netns and not any(":" in address for address in addresses)
+    quiet = [WriteSysctl(f"net/ipv6/conf/{name}/disable_ipv6", "1")] if silent else []
+    return [link, *quiet, ConfigureLink(name, addresses, gateways(attached), netns)]
 
 
 def gateways(attached: Attachment) -> tuple[str, ...]:

@@ -102,6 +102,23 @@ def test_no_ipv6_where_there_is_none(host: Isolated) -> None:
     assert fetched(page_inside(host, "alone", "other"))
 
 
+def test_link_local_addresses(host: Isolated) -> None:
+    """With the prefix lengths of dockerd, in a network without IPv6 too, and of a network that is joined later."""
+    host.docker("network", "create", "four")
+    host.docker("network", "create", "later")
+    run(host, "one", "--network", "four", "--link-local-ip", "169.254.3.4", "--link-local-ip", "fe80::77", *SLEEP)
+    shown = host.out("exec", "one", "ip", "address", "show", "eth0")
+    assert "inet 169.254.3.4/16" in shown
+    assert "inet6 fe80::77/64" in shown
+    host.docker("network", "connect", "--link-local-ip", "169.254.8.8", "later", "one")
+    assert "inet 169.254.8.8/16" in host.out("exec", "one", "ip", "address", "show", "eth1")
+    assert host.inspect("one")["NetworkSettings"]["Networks"]["later"]["IPAMConfig"]["LinkLocalIPs"] == ["169.254.8.8"]
+    for wrong in ("nosuch", "10.1.2.3", "fe80::1%eth0"):
+        flags = ("--network", "four", "--link-local-ip", wrong)
+        refused = host.docker("create", *flags, "busybox", "true", check=False)
+        assert f"invalid link-local IP address: {wrong}" in refused.stderr.decode()
+
+
 @pytest.mark.parametrize("ipv6", [True, False], ids=["a container with IPv6", "a container without"])
 def test_published_ports(host: Isolated, outside: Namespace, ipv6: bool) -> None:
     host.docker("network", "create", *(["--ipv6"] if ipv6 else []), "web")
