@@ -127,7 +127,7 @@ class Containers:
         return NO_CONTENT
 
     async def kill(self, request: Request) -> Answer:
-        number = validation.parse_signal(request.text("signal") or "SIGKILL")
+        number = validation.signal_to_send(request.text("signal") or "SIGKILL", request.params["id"])
         try:
             container = self._find(request)
             run = container.run

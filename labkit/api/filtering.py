@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import msgspec
 
-from labkit.engine.clock import parse_rfc3339
+from labkit.engine.clock import parse_rfc3339, parse_timestamp
 from labkit.engine.container import Container
 from labkit.errors import InvalidParameter
-from labkit.images.changes import duration
 from labkit.images.image import Image
 from labkit.images.inspecting import seconds
 from labkit.images.manifests import Descriptor
@@ -75,7 +73,7 @@ def prunable_containers(filters: dict[str, list[str]]) -> Callable[[Container], 
             raise InvalidParameter(f"invalid filter '{name}'")
     if len(filters.get("until", ())) > 1:
         raise InvalidParameter("more than one until filter specified")
-    end = _nanoseconds(filters["until"][0]) if filters.get("until") else math.inf
+    end = parse_timestamp(filters["until"][0]) if filters.get("until") else math.inf
 
     def passes(container: Container) -> bool:
         labels = container.record.Config.Labels or {}
@@ -85,11 +83,6 @@ def prunable_containers(filters: dict[str, list[str]]) -> Callable[[Container], 
         return has_all and not has_unwanted and parse_rfc3339(container.record.Created) <= end
 
     return passes
-
-
-def _nanoseconds(text: str) -> float:
-    """A moment; a time of the day to the nanosecond."""
-    return parse_rfc3339(text) if "T" in text else _moment(text) * 1e9
 
 
 def _labelled(labels: dict[str, str], wanted: str) -> bool:
@@ -111,7 +104,7 @@ def _test(store: ImageStore, name: str, values: list[str]) -> Test:
             return lambda image: seconds(image.config.created) < min(limits)
         return lambda image: seconds(image.config.created) > max(limits)
     if name == "until":
-        end = min(_moment(value) for value in values)
+        end = min(parse_timestamp(value) / 1e9 for value in values)
         return lambda image: seconds(image.config.created) < end
     raise InvalidParameter(f"invalid filter '{name}'")
 
@@ -119,21 +112,12 @@ def _test(store: ImageStore, name: str, values: list[str]) -> Test:
 def _truth(values: list[str]) -> bool:
     found = {_TRUTH.get(value.lower()) for value in values}
     if len(found) != 1 or None in found:
-        raise InvalidParameter(f"invalid filter 'dangling={values}'")
+        raise InvalidParameter(f"invalid filter 'dangling=[{' '.join(values)}]'")
     return True in found
 
 
 def _has_label(image: Image, wanted: str) -> bool:
     return _labelled(image.labels, wanted)
-
-
-def _moment(text: str) -> float:
-    """A time in seconds: a number of seconds, an RFC 3339 time, or how long ago as a Go duration."""
-    if text.replace(".", "", 1).isdigit():
-        return float(text)
-    if "-" in text and (moment := seconds(text)) > 0:
-        return moment
-    return time.time() - duration(text) / 1e9
 
 
 def summaries(

@@ -121,7 +121,7 @@ def _passes(filters: dict[str, list[str]]) -> Callable[[Network], bool]:
             raise InvalidParameter(f"invalid filter: 'type'='{value}'")
     for value in filters.get("dangling", ()):
         if value not in ("true", "false", "1", "0"):
-            raise InvalidParameter(f"invalid filter 'dangling={value}'")
+            raise InvalidParameter(f"invalid filter 'dangling=[{value}]'")
     tests: dict[str, Callable[[Network, str], bool]] = {
         "driver": lambda network, value: network.record.Driver == value,
         "id": lambda network, value: value in network.id,

@@ -8,7 +8,8 @@ import time
 
 from labkit.errors import InvalidParameter
 
-_RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(Z|z|[+-]\d\d:\d\d)?$")
+_DAY, _MINUTE, _SECOND = r"(\d{4})-(\d\d)-(\d\d)", r"(\d\d)(?::(\d\d)", r"(?::(\d\d)(?:\.(\d{1,9}))?)?)?"
+_RFC3339 = re.compile(rf"{_DAY}(?:[Tt ]{_MINUTE}{_SECOND})?(Z|z|[+-]\d\d:\d\d)?$")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 _UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
@@ -26,7 +27,7 @@ def now() -> str:
 
 
 def parse_rfc3339(text: str) -> int:
-    """The nanoseconds since the epoch of an RFC 3339 time. Raises InvalidParameter."""
+    """The nanoseconds since the epoch of an RFC 3339 time, or of its beginning. Raises InvalidParameter."""
     match = _RFC3339.match(text)
     if not match:
         raise InvalidParameter(f'parsing time "{text}": not RFC 3339')
@@ -49,4 +50,6 @@ def parse_timestamp(text: str, at: int | None = None) -> int:
     if re.fullmatch(rf"(?:{_DURATION.pattern})+", text):
         ago = sum(int(float(number) * _UNITS[unit]) for number, unit in _DURATION.findall(text))
         return (time.time_ns() if at is None else at) - ago
+    if "-" not in text:
+        raise InvalidParameter(f'failed to parse value as time or duration: "{text}"')
     return parse_rfc3339(text)

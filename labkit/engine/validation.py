@@ -43,6 +43,13 @@ def parse_signal(text: str) -> int:
     return int(found)
 
 
+def signal_to_send(text: str, reference: str) -> int:
+    """`parse_signal` for a container that shall be killed; a number that is none has words of its own."""
+    if _is_number(text) and int(text) and int(text) not in signal.valid_signals():
+        raise InvalidParameter(f"cannot kill container: {reference}: the linux daemon does not support signal {text}")
+    return parse_signal(text)
+
+
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 

@@ -116,6 +116,11 @@ rename other other
 rename nosuch x
 rename other _bad
 kill -s NOSUCH other
+kill -s 99 life
+container prune -f --filter until=bad
+container prune -f --filter until=2020-01-01
+image prune -f --filter until=bad
+image prune -f --filter until=2020-01-01T10
 kill -s USR1 nosuch
 rm other
 rm -f other

@@ -39,6 +39,7 @@ PERMITTED = {
     r"(un)?pause life|top life": ("container <id> is ", SMALL),
     r"exec life true": ("container <id> is ", SMALL),
     r"kill life": ("cannot kill container: life: container <id> is not running", SMALL),
+    r"kill -s 99 life": ("cannot kill container: life: the linux daemon does not support signal 99", SMALL),
     r"kill -s USR1 nosuch": ("cannot kill container: nosuch: No such container: nosuch", SMALL),
     r"ps -a --filter (nosuch=1|status=nosuch|is-task=x)": ("invalid filter '", SMALL),
     r"ps -a --filter health=nosuch": ("unrecognized filter value for health: nosuch", SMALL),

@@ -35,7 +35,9 @@ def test_trailing_zeros_are_left_out_as_go_does(ns: int, text: str) -> None:
     assert rfc3339(ns) == text
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2026-11-24", "2026-11-24T18:14:06.1234567891Z", "x2026-11-24T1:1Z"])
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "2026-11", "2026-11-24T", "2026-11-24T18:14:06.1234567891Z", "x2026-11-24T1:1Z"]
+)
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(InvalidParameter, match="not RFC 3339"):
         parse_rfc3339(text)
@@ -46,11 +48,17 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     [
         ("", 0), ("0", 0), ("12", 12 * 10**9), ("12.5", 125 * 10**8), ("1.000000001", 10**9 + 1),
         ("1970-01-01T00:00:02Z", 2 * 10**9), ("10s", 90 * 10**9), ("1m30s", 10 * 10**9), ("1.5s", 985 * 10**8),
+        ("1970-01-02", 86400 * 10**9), ("1970-01-01T01:00+01:00", 0), ("1970-01-01T02", 7200 * 10**9),
         ("0.5h", (100 - 1800) * 10**9), ("100ms", 999 * 10**8), ("5ns", 10**11 - 5),
     ],
 )  # fmt: skip
 def test_since_and_until(text: str, ns: int) -> None:
     assert parse_timestamp(text, at=100 * 10**9) == ns
+
+
+def test_what_is_neither_a_time_nor_a_duration_is_refused() -> None:
+    with pytest.raises(InvalidParameter, match=r'^failed to parse value as time or duration: "bad"$'):
+        parse_timestamp("bad")
 
 
 def test_now_is_a_time() -> None:
