@@ -50,17 +50,18 @@ class Containers:
         engine = self.engine
         filters = request.filters()
         limit = max(0, request.number("limit", 0) or 0)
-        wanted = Filter(filters, self._bounds(filters), self._ancestors(filters))
-        everything = request.flag("all") or limit > 0 or wanted.all_states
+        wanted = Filter(filters, self._bounds(filters), self._ancestors(filters)) if filters else None
+        everything = request.flag("all") or limit > 0 or (wanted is not None and wanted.all_states)
         found = sorted(engine.containers.values(), key=lambda one: one.record.Created, reverse=True)
         if not everything:
             found = [one for one in found if one.record.State.Running]
-        if filters:
+        if wanted:
             found = [one for one in found if wanted.passes(one)]
         now = time.time()
-        tags = {tag: image.id for image in engine.images.list() for tag in image.repo_tags}
-        shown = [self._summary(one, tags, now, request.flag("size")) for one in found[: limit or None]]
-        return json_response(shown)
+        found = found[: limit or None]
+        if request.flag("size"):
+            return json_response([self._sized(one, now) for one in found])
+        return json_response([self._summaries.get(one, engine.images.tags, now) for one in found])
 
     def _bounds(self, filters: dict[str, list[str]]) -> dict[str, float]:
         bounds = {}
@@ -81,11 +82,9 @@ class Containers:
                 continue
         return found
 
-    def _summary(self, container: Container, tags: dict[str, str], now: float, size: bool) -> Any:
-        image = views.image_name(container, tags)
-        if size:
-            return views.summary(container, image, now) | views.sizes(container)
-        return self._summaries.get(container, image, now)
+    def _sized(self, container: Container, now: float) -> Any:
+        image = views.image_name(container, self.engine.images.tags)
+        return views.summary(container, image, now) | views.sizes(container)
 
     async def create(self, request: Request) -> Answer:
         body = await request.json(CreateBody)

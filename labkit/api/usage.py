@@ -34,7 +34,7 @@ class Usage:
         asked = set(request.query.get("type", _TYPES))
         for name in asked.difference(_TYPES):
             raise InvalidParameter(f"unknown object type: {name}")
-        now, tags = time.time(), {tag: image.id for image in self.engine.images.list() for tag in image.repo_tags}
+        now, tags = time.time(), self.engine.images.tags
         newest = sorted(self.engine.containers.values(), key=lambda one: one.record.Created, reverse=True)
         containers = [(one, views.image_name(one, tags)) for one in newest]
 

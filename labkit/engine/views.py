@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -142,16 +143,18 @@ class Summaries:
     def __init__(self) -> None:
         self._made: WeakKeyDictionary[Container, tuple[tuple[Any, ...], msgspec.Raw]] = WeakKeyDictionary()
 
-    def get(self, container: Container, image: str, now: float) -> msgspec.Raw:
-        key = (container.saved, image, status(container, now))
+    def get(self, container: Container, tags: Mapping[str, str], now: float) -> msgspec.Raw:
+        """The summary. `tags` are the names of images (`ImageStore.tags`): the same object while they are the same."""
+        key = (container.saved, tags, status(container, now))
         made = self._made.get(container)
         if made is None or made[0] != key:
-            made = key, msgspec.Raw(msgspec.json.encode(summary(container, image, now)))
+            view = summary(container, image_name(container, tags), now)
+            made = key, msgspec.Raw(msgspec.json.encode(view))
             self._made[container] = made
         return made[1]
 
 
-def image_name(container: Container, tags: dict[str, str]) -> str:
+def image_name(container: Container, tags: Mapping[str, str]) -> str:
     """The image as it was asked for; its ID, if that name (see `tags`: name to ID) means another image by now."""
     asked, identity = container.record.Config.Image, container.record.Image
     tagged = asked if ":" in asked.rsplit("/", 1)[-1] or "@" in asked else f"{asked}:latest"

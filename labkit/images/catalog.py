@@ -7,7 +7,7 @@ readers see one consistent tuple. Who changes something holds the store's lock.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,8 +43,12 @@ class _Documents(NamedTuple):
     layers: tuple[Descriptor, ...]
 
 
+def _tags(images: Mapping[str, Image]) -> Mapping[str, str]:
+    return {tag: image.id for image in images.values() for tag in image.repo_tags}
+
+
 class Catalog:
-    """All records of `root`/index.json, and the images that they stand for."""
+    """All records of `root`/index.json, and the images that they stand for; `tags` leads from NAME:TAG to an ID."""
 
     def __init__(self, root: Path, workspace: Path, content: ContentStore, snapshots: SnapshotStore) -> None:
         self._file = root / "index.json"
@@ -54,6 +58,7 @@ class Catalog:
         self._read: dict[str, _Documents] = {}
         self.records = read_index(self._file)
         self._images = self._build()
+        self.tags = _tags(self._images)
 
     def images(self) -> list[Image]:
         """All images, newest first."""
@@ -65,6 +70,7 @@ class Catalog:
         write_index(self._file, records, self._workspace)
         self.records = records
         self._images = self._build()
+        self.tags = _tags(self._images)
 
     def find(self, text: str) -> tuple[Image, Reference | None]:
         """The image that a name, an ID or an unambiguous prefix of one stands for; and the name, if it was one.

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +120,11 @@ class ImageStore:
     def list(self) -> Sequence[Image]:
         """All images, newest first."""
         return self._catalog.images()
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """From the familiar form of each NAME:TAG to the image's ID; another mapping whenever a name has changed."""
+        return self._catalog.tags
 
     def resolve(self, reference: str) -> Image:
         """The image that a name, an ID or a unique prefix of one stands for. Raises NotFound, InvalidParameter."""

@@ -129,12 +129,16 @@ def test_one_filter_looks_at_stopped_containers_too() -> None:
 
 def test_a_summary_is_made_anew_when_it_has_changed(make: Make) -> None:
     container, summaries = make({"Status": "running", "Running": True, "StartedAt": STARTED}), views.Summaries()
-    first = summaries.get(container, "alpine", START + 120)
-    assert summaries.get(container, "alpine", START + 121) is first
-    assert b'"Status":"Up 3 minutes"' in bytes(summaries.get(container, "alpine", START + 180))
+    tags = {f"{container.record.Config.Image}:latest": container.record.Image}
+    first = summaries.get(container, tags, START + 120)
+    assert summaries.get(container, tags, START + 121) is first
+    assert b'"Status":"Up 3 minutes"' in bytes(summaries.get(container, tags, START + 180))
     container.record.Name = "/other"
     container.save()
-    assert b'"Names":["/other"]' in bytes(summaries.get(container, "alpine", START + 180))
+    assert b'"Names":["/other"]' in bytes(summaries.get(container, tags, START + 180))
+    named = f'"Image":"{container.record.Config.Image}"'.encode()
+    assert named in bytes(summaries.get(container, tags, START + 180))
+    assert named not in bytes(summaries.get(container, dict.fromkeys(tags, "sha256:other"), START + 180))
 
 
 def test_inspect_tells_what_is_hidden_unless_nothing_is(make: Make) -> None:
