@@ -66,7 +66,8 @@ def _memory(counts: Data | None, stable: bool) -> list[str]:
         return []
     times = "" if stable else f" {counts['Failures']} times"
     hits = f", which was hit{times}" if counts["Failures"] else ""
-    kills = f"the kernel killed {counts['Kills']} of its processes for want of memory"
+    killed = "some" if stable else counts["Kills"]
+    kills = f"the kernel killed {killed} of its processes for want of memory"
     peak, limit = (bytes_size(counts[name]) for name in ("Peak", "Limit"))
     return [f"memory: at most {peak} of {limit}{hits}; {kills}"]
 

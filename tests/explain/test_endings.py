@@ -49,7 +49,7 @@ def test_what_speaks_for_it() -> None:
     found = ending(By="memory", ExitCode=137, Signal=9, Memory=memory, Health=health, Next="restart 1 after 0.1 s")
     told = Explanation((ending_node(found, Choice(Style(True, False))),)).text().split("\n")
     assert told[1:] == [
-        "├─ memory: at most 20MiB of 20MiB, which was hit; the kernel killed 1 of its processes for want of memory",
+        "├─ memory: at most 20MiB of 20MiB, which was hit; the kernel killed some of its processes for want of memory",
         "├─ its health check was failing: exit code 1: no answer",
         "└─ after it: restart 1 after 0.1 s",
     ]
