@@ -10,7 +10,7 @@ from labkit.errors import InvalidParameter
 
 _DAY, _MINUTE, _SECOND = r"(\d{4})-(\d\d)-(\d\d)", r"(\d\d)(?::(\d\d)", r"(?::(\d\d)(?:\.(\d{1,9}))?)?)?"
 _RFC3339 = re.compile(rf"{_DAY}(?:[Tt ]{_MINUTE}{_SECOND})?(Z|z|[+-]\d\d:\d\d)?$")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+_DURATION = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)(ns|us|µs|ms|s|m|h)")
 _UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 
@@ -32,7 +32,10 @@ def parse_rfc3339(text: str) -> int:
     if not match:
         raise InvalidParameter(f'parsing time "{text}": not RFC 3339')
     year, month, day, hour, minute, second = (int(part or 0) for part in match.groups()[:6])
-    seconds = calendar.timegm((year, month, day, hour, minute, second))
+    try:
+        seconds = calendar.timegm((year, month, day, hour, minute, second))
+    except ValueError as error:  # a month 13
+        raise InvalidParameter(f'parsing time "{text}": {error}') from error
     zone = match[8] or "Z"
     if zone not in "Zz":
         offset = int(zone[1:3]) * 3600 + int(zone[4:]) * 60
@@ -44,7 +47,7 @@ def parse_timestamp(text: str, at: int | None = None) -> int:
     """A `since` or `until` parameter in nanoseconds: seconds with a fraction, RFC 3339, or a duration ago ("10m")."""
     if not text:
         return 0
-    if re.fullmatch(r"-?\d+(\.\d+)?", text):
+    if re.fullmatch(r"-?\d{1,18}(\.\d+)?", text):
         whole, _, fraction = text.partition(".")
         return int(whole) * 10**9 + int(fraction.ljust(9, "0")[:9] or 0)
     if re.fullmatch(rf"(?:{_DURATION.pattern})+", text):

@@ -18,7 +18,8 @@ from labkit.images.stack import LayerStack
 
 MOST = (1 << 31) - 1
 """The greatest uid and gid that runc, and so Docker, takes."""
-_NUMBER = re.compile("[+-]?[0-9]+")
+_ID = re.compile("[0-9]{1,10}")
+_NUMBER = re.compile("[+-]?[0-9]{1,19}")  # no number of Go's has more digits, and Python refuses to read very long ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def resolve(user: str, passwd: str, group: str, added: Iterable[str] = ()) -> Id
 
 
 def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdigit() and int(text) <= MOST
+    return bool(_ID.fullmatch(text)) and int(text) <= MOST
 
 
 def _number(text: str) -> int | None:

@@ -51,7 +51,7 @@ def signal_to_send(text: str, reference: str) -> int:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+    return len(text) < 10 and text.isascii() and text.isdigit()  # Python refuses to read very long ones
 
 
 def check(config: Config, host: HostConfig) -> list[str]:

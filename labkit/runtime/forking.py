@@ -73,7 +73,11 @@ def start() -> ForkServer:
     """Fork the fork server. Raises KernelError, OSError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        pid, pidfd = syscalls.clone3(0)
+        try:
+            pid, pidfd = syscalls.clone3(0)
+        except KernelError:
+            ours.close()
+            raise
         if pid == 0:
             try:
                 close_all_but(theirs.fileno())

@@ -39,7 +39,7 @@ def test_a_parked_child_that_was_killed_costs_no_start(daemon: Daemon) -> None:
     deadline = time.monotonic() + PATIENCE
     while not (parked := set(spawners_of(daemon)) - {server, spawner}):
         assert time.monotonic() < deadline, "no child is parked"
-        time.sleep(0.01)
+        time.sleep(0.01)  # the spawner tells nobody that it has parked one
     os.kill(parked.pop(), signal.SIGKILL)
     assert daemon.out("run", "--rm", "--network", "none", "busybox", "echo", "on") == "on"
 
@@ -54,5 +54,5 @@ def fork_server(daemon: Daemon) -> int:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a parked child was taken meanwhile
                 if os.readlink(f"/proc/{pid}/ns/pid") == os.readlink(f"/proc/{spawner}/ns/pid"):
                     return pid
-        time.sleep(0.01)
+        time.sleep(0.01)  # the spawner tells nobody that it has forked one
     raise AssertionError("no fork server came")

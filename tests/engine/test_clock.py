@@ -61,6 +61,12 @@ def test_what_is_neither_a_time_nor_a_duration_is_refused() -> None:
         parse_timestamp("bad")
 
 
+@pytest.mark.parametrize("text", ["2026-13-01", "2026-00-01T10:00", "9" * 5000, "9" * 400 + "h"])
+def test_what_can_not_be_is_refused(text: str) -> None:
+    with pytest.raises(InvalidParameter):
+        parse_timestamp(text)
+
+
 def test_now_is_a_time() -> None:
     first, second = parse_rfc3339(now()), parse_rfc3339(now())
     assert 0 < first <= second

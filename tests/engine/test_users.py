@@ -48,7 +48,7 @@ def test_added_groups_come_last_and_once() -> None:
     assert resolve("www", PASSWD, GROUP, ["root", "29", "77"]).groups == (34, 50, 29, 0, 77)
 
 
-@pytest.mark.parametrize("user", ["nobody", "bad", "5 ", "²", str(1 << 63)])
+@pytest.mark.parametrize("user", ["nobody", "bad", "5 ", "²", str(1 << 63), "1" * 5000])
 def test_a_user_that_is_not_there(user: str) -> None:
     with pytest.raises(InvalidParameter, match=r"unable to find user .*: no matching entries in passwd file"):
         resolve(user, PASSWD, GROUP)
