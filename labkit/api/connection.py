@@ -18,6 +18,7 @@ from typing import cast
 import msgspec
 
 import labkit
+from labkit.api.busypoll import BusyPoll
 from labkit.api.heads import REPEATED_LIMIT, Head, HeadParser, repeated_head
 from labkit.api.messages import (
     Answer,
@@ -68,9 +69,12 @@ def _response(response: Response, keep_alive: bool, bodiless: bool = False) -> b
 class Connection(asyncio.Protocol):
     """One accepted connection, from its first byte to its last."""
 
-    def __init__(self, router: Router, connections: set[Connection], observe: Observer | None) -> None:
+    def __init__(
+        self, router: Router, connections: set[Connection], busypoll: BusyPoll, observe: Observer | None
+    ) -> None:
         self._router = router
         self._connections = connections
+        self._busypoll = busypoll
         self._observe = observe
         self._outbox = Outbox()
         self._gone = asyncio.Event()
@@ -90,6 +94,7 @@ class Connection(asyncio.Protocol):
         self._task = asyncio.get_running_loop().create_task(self._serve())
 
     def data_received(self, data: bytes) -> None:
+        self._busypoll.asked()
         if not (self._idle and not self._outbox.congested and self._answer_at_once(data)):
             self._inbox.feed(data)
 
@@ -178,8 +183,9 @@ class Connection(asyncio.Protocol):
             return False
         request, began = self._request(head, None), time.time_ns()
         answer = self._answer_now(request)
-        self._report(request, answer.status, began)
+        ended = self._report(request, answer.status, began)
         self._write(_response(answer, keep_alive=True))
+        self._busypoll.answered(ended - began)
         return True
 
     async def _exchange(self, head: Head) -> bool:
@@ -196,8 +202,9 @@ class Connection(asyncio.Protocol):
         keep_alive = head.keep_alive and not unasked
         if isinstance(answer, Stream):
             return await self._send_stream(request, answer, head, began) and keep_alive and await self._discard(body)
-        self._report(request, answer.status, began)
+        ended = self._report(request, answer.status, began)
         await self._send_response(answer, keep_alive, bodiless=head.method == "HEAD")
+        self._busypoll.answered(ended - began)
         return keep_alive and await self._discard(body)
 
     def _request(self, head: Head, body: Body | None) -> Request:
@@ -228,9 +235,12 @@ class Connection(asyncio.Protocol):
         check_version(request.version)
         return route.answer(request)
 
-    def _report(self, request: Request, status: int, began: int) -> None:
+    def _report(self, request: Request, status: int, began: int) -> int:
+        """Tell the observer; returns when the answer was made."""
+        ended = time.time_ns()
         if self._observe is not None:
-            self._observe(request, status, began, time.time_ns())
+            self._observe(request, status, began, ended)
+        return ended
 
     # Bodies
 

@@ -1,7 +1,8 @@
 """The HTTP border of the daemon: everything an API module needs, and the server that runs its routes.
 
 It stands where moby has `api/server`. The pieces: `messages` (requests, answers), `routing` (the table of
-routes, API versions), `streams` (back-pressure, hijacked connections), `connection` (HTTP/1.1 itself, RFC 9112).
+routes, API versions), `streams` (back-pressure, hijacked connections), `connection` (HTTP/1.1 itself, RFC 9112),
+`busypoll` (stays awake for a client that asks at once again).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import socket
 import ssl as tls
 from collections.abc import Iterable
 
+from labkit.api.busypoll import BusyPoll
 from labkit.api.connection import Connection, Observer
 from labkit.api.messages import Answer, Hijack, Request, Response, Stream, error_response, json_response
 from labkit.api.routing import API_VERSION, MIN_API_VERSION, Route, Router
@@ -45,6 +47,7 @@ class Server:
     def __init__(self, routes: Iterable[Route], observe: Observer | None = None) -> None:
         self._router = Router(routes)
         self._observe = observe
+        self._busypoll = BusyPoll()
         self._connections: set[Connection] = set()
         self._handshakes: set[Secured] = set()
         self._listening: list[asyncio.Server] = []
@@ -59,7 +62,7 @@ class Server:
         return server
 
     def _accept(self) -> Connection:
-        return Connection(self._router, self._connections, self._observe)
+        return Connection(self._router, self._connections, self._busypoll, self._observe)
 
     async def close(self) -> None:
         """Stop accepting and end all connections; returns when their routes have ended."""
