@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import pytest
 
-from labkit.api import busypoll
 from labkit.api.busypoll import QUICK_NS, WINDOW_NS, BusyPoll
 from labkit.api.http import Request, Response, Route
 from tests.api.serving import Serve, ask
@@ -21,7 +20,7 @@ TICK = WINDOW_NS // 10
 def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How often the clock was looked at, which goes on by a tenth of the window then and not otherwise."""
     clock = itertools.count(TICK, TICK)
-    monkeypatch.setattr(busypoll.time, "perf_counter_ns", lambda: next(clock))
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: next(clock))
     return lambda: next(clock) // TICK - 1
 
 
