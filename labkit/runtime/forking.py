@@ -34,6 +34,13 @@ class ForkServer:
         """Readable when there is an answer."""
         return self.socket.fileno()
 
+    def has_ended(self) -> bool:
+        """Whether it will never answer again."""
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+
     def ask(self, kind: Kind) -> None:
         """Ask for a child. Raises OSError if there is no room for its descriptors, or nobody to ask."""
         mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)

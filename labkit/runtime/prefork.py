@@ -62,11 +62,10 @@ class Prefork:
             self._parked.discard()
 
     def _hear(self) -> None:
-        """The fork server has answered, or has ended."""
-        assert self._server
-        if self._server.asked:
+        """The fork server has answered, which may have been taken already, or it has ended."""
+        if self._server and self._server.asked:
             self._take_answer()
-        else:
+        elif self._server and self._server.has_ended():
             self._end_server("somebody has ended it")
 
     def _take_answer(self) -> None:

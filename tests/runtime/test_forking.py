@@ -6,6 +6,7 @@ import marshal
 import os
 import resource
 import select
+import selectors
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +22,8 @@ from labkit.errors import KernelError
 from labkit.runtime import forking
 from labkit.runtime.forking import ForkServer
 from labkit.runtime.parking import Kind
+from labkit.runtime.prefork import Prefork
+from labkit.runtime.spare import Spare
 from tests.support.daemon import PATIENCE
 
 PLAIN = Kind(0, [], marshal.dumps([]))
@@ -140,6 +143,31 @@ def test_a_server_that_is_killed_gives_no_answer() -> None:
         with pytest.raises(BrokenPipeError):
             server.ask(PLAIN)
         assert open_files() == before
+
+
+@alone
+def test_an_answer_that_was_taken_already_is_no_end() -> None:
+    """A start takes the child in the same turn of the spawner in which it would be told of the answer."""
+    said: list[str] = []
+    with selectors.EpollSelector() as selector:
+        prefork = Prefork(selector, Spare(), said.append)
+        try:
+            assert prefork.take(PLAIN) is None
+            prefork.park()
+            server = min(prefork.pids())
+            ((key, _),) = selector.select(PATIENCE)
+            child = prefork.take(PLAIN)
+            assert child
+            child.discard()
+            key.data()
+            assert prefork.pids() == {server}
+            os.kill(server, signal.SIGKILL)
+            while server in prefork.pids():
+                for key, _ in selector.select(PATIENCE):
+                    key.data()
+        finally:
+            prefork.end()
+    assert said == ["the fork server is gone: somebody has ended it"]
 
 
 @alone
