@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from labkit.errors import KernelError, LabkitError
-from labkit.kernel import resolver
+from labkit.kernel import constants as c
+from labkit.kernel import resolver, syscalls
 from labkit.kernel.cgroups import CreateCgroup, memory_cgroup, memory_counts, oom_kills
 from labkit.kernel.namespaces import CloneInit
 from labkit.kernel.oci_runtime import CreateByRuntime
@@ -480,6 +481,8 @@ def serve(folder: str, ready: int) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Inherited: a container's processes must not look into what an exec has open, or trace it, until it is a program.
+    syscalls.prctl(c.PR_SET_DUMPABLE, 0)
     spawner = Spawner(folder)
     os.close(ready)
     spawner.run()

@@ -16,9 +16,10 @@ from tests.support.daemon import PATIENCE, Daemon, make_busybox, running
 
 
 @contextmanager
-def strace(pid: int, output: Path) -> Iterator[None]:
+def strace(pid: int, output: Path, *more: str) -> Iterator[None]:
     """strace on a process and all that it forks, one file `output.PID` each; attached when this begins."""
-    argv = ["strace", "-ff", "-y", "-s", "65536", "-e", f"trace={STRACE_NAMES}", "-o", str(output), "-p", str(pid)]
+    names = ["-e", f"trace={STRACE_NAMES}", *more]
+    argv = ["strace", "-ff", "-y", "-s", "65536", *names, "-o", str(output), "-p", str(pid)]
     with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
         said = process.stderr.readline()
