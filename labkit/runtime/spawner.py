@@ -41,6 +41,8 @@ MOST_DESCRIPTORS = 4
 LONGEST = 1 << 20
 """Bytes that a child sends in one packet at most."""
 LIMIT = "the spawner's limit of open files is reached: raise that of the daemon that starts it (LimitNOFILE, ulimit -n)"
+NAME = "labkit-spawner"
+"""What ps(1) and top(1) call it, which was executed by a descriptor."""
 PAUSE = 0.001
 """Seconds without anything to do after which a child is parked for the next start."""
 OPERATIONS = (
@@ -483,6 +485,8 @@ def serve(folder: str, ready: int) -> NoReturn:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # Inherited: a container's processes must not look into what an exec has open, or trace it, until it is a program.
     syscalls.prctl(c.PR_SET_DUMPABLE, 0)
+    with open("/proc/self/comm", "w", encoding="ascii") as file:
+        file.write(NAME)
     spawner = Spawner(folder)
     os.close(ready)
     spawner.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import marshal
 import os
@@ -15,6 +16,8 @@ from typing import Any
 
 import labkit
 from labkit.errors import KernelError, LabkitError, Unavailable
+from labkit.kernel import constants as c
+from labkit.kernel import syscalls
 from labkit.plan import OPERATIONS, Plan, Record
 from labkit.runtime import channel
 
@@ -310,15 +313,35 @@ def _start(folder: str) -> None:
     """Start a spawner in a session of its own; returns when it listens."""
     ready, theirs = os.pipe()
     log = os.open(os.path.join(folder, "spawner.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    interpreter = _unwritable(sys.executable)
     try:
         os.set_inheritable(theirs, True)
-        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         streams = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate((null, log, log))]
         command = [sys.executable, "-I", "-S", "-c", _PROGRAM, _ROOT, folder, str(theirs)]
-        os.posix_spawn(sys.executable, command, os.environ, file_actions=streams, setsid=True)
-        os.close(null)
+        os.posix_spawn(f"/proc/self/fd/{interpreter}", command, os.environ, file_actions=streams, setsid=True)
     finally:
-        os.close(theirs)
-        os.close(log)
+        for fd in (theirs, log, null, interpreter):
+            os.close(fd)
     with open(ready, "rb") as pipe:
         pipe.read()
+
+
+def _unwritable(program: str) -> int:
+    """A descriptor of a program, to be executed, through which nobody can write to it.
+
+    A container's init is the host's Python until its exec, and a program that is /proc/self/exe stays that: it could
+    reopen it for writing, were it not on a read-only mount of its own (CVE-2019-5736 was the same in runc). Without
+    privileges, and before Linux 5.12, it is the file as it is.
+    """
+    path = os.path.realpath(program)
+    try:
+        mount = syscalls.open_tree(path, c.OPEN_TREE_CLONE | c.OPEN_TREE_CLOEXEC)
+    except KernelError:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        syscalls.mount_setattr(mount, 0, c.MOUNT_ATTR_RDONLY)
+    except KernelError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+    return mount

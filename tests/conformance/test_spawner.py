@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -42,6 +43,19 @@ def test_a_parked_child_that_was_killed_costs_no_start(daemon: Daemon) -> None:
         time.sleep(0.01)  # the spawner tells nobody that it has parked one
     os.kill(parked.pop(), signal.SIGKILL)
     assert daemon.out("run", "--rm", "--network", "none", "busybox", "echo", "on") == "on"
+
+
+def test_a_container_that_is_what_forked_it_cannot_change_that_on_the_host(daemon: Daemon) -> None:
+    """Python, executed as /proc/self/exe, finds what it needs in the container; the file itself is the host's."""
+    home = sys.base_prefix
+    folders = filter(os.path.isdir, dict.fromkeys(("/usr", "/lib", "/lib64", home)))
+    mounts = [word for folder in folders for word in ("-v", f"{folder}:{folder}:ro")]
+    environment = ["-e", f"PYTHONHOME={home}", "-e", f"LD_LIBRARY_PATH={home}/lib"]
+    code = "import os; print(os.getpid()); os.chmod('/proc/self/exe', os.stat('/proc/self/exe').st_mode & 0o7777)"
+    command = ["busybox", "/proc/self/exe", "-c", code]
+    found = daemon.docker("run", "--rm", "--network", "none", *mounts, *environment, *command, check=False)
+    assert found.stdout == b"1\n"
+    assert b"Read-only file system" in found.stderr
 
 
 def fork_server(daemon: Daemon) -> int:
