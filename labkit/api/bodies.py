@@ -1,22 +1,26 @@
 """Bodies of requests as the structs that the Engine API defines, with tolerance and words of Go's encoding/json.
 
-A null is a field that wasn't given; an integer has 64 bits. What doesn't fit is refused as moby's
-`httputils.ReadJSON` refuses it: clients show that text.
+A null is a field that wasn't given; an integer has 64 bits; the case of a field's name doesn't matter. What doesn't fit
+is refused as moby's `httputils.ReadJSON` refuses it: clients show that text.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import inspect
 
 from labkit.errors import InvalidParameter
+from labkit.volumes.models import Mount
 
 T = TypeVar("T")
 
 _LONG = re.compile(rb"[0-9]{19}")
+_NAME = re.compile(rb'"(\w+)"\s*:')
 _WRONG = re.compile(r"Expected `.*`, got `(\w+)`(?: - at `\$(.*)`)?")
 _STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
 _KINDS = {"str": "string", "int": "number", "float": "number", "bool": "bool", "array": "array", "object": "object"}
@@ -29,6 +33,17 @@ _GO_NAMES = {
     "network.models.NetworkCreateBody": "CreateRequest",
 }  # fmt: skip
 """What moby calls these, where it is another name."""
+
+
+class PortBinding(msgspec.Struct):
+    """One of HostConfig.PortBindings."""
+
+    HostIp: str = ""
+    HostPort: str = ""
+
+
+_CLOSER = {"Mounts": list[Mount], "PortBindings": dict[str, list[PortBinding]]}
+"""What is in fields that structs keep as they came."""
 
 
 def decode(body: bytes, type: type[T]) -> T:
@@ -46,14 +61,39 @@ def _decode(body: bytes, type: type[T]) -> T:
         found = msgspec.json.decode(body, type=type)
     except msgspec.ValidationError:
         return _decode_slowly(body, type)
-    return _decode_slowly(body, type) if _LONG.search(body) else found
+    return _decode_slowly(body, type) if _LONG.search(body) or _has_other_case(body, type) else found
+
+
+def _has_other_case(body: bytes, type: type) -> bool:
+    """Whether there may be a field's name in other letters than its own."""
+    exact, lower = _names(type)
+    return any(name not in exact and name.lower() in lower for name in set(_NAME.findall(body)))
+
+
+@lru_cache
+def _names(type: type) -> tuple[frozenset[bytes], frozenset[bytes]]:
+    """The names of all fields within a type, and the same in lower case."""
+    exact = frozenset(name.encode() for name in _fields_within(inspect.type_info(type)))
+    return exact, frozenset(name.lower() for name in exact)
+
+
+def _fields_within(info: inspect.Type) -> Iterator[str]:
+    info = _bare(info)
+    if isinstance(info, inspect.StructType):
+        for field in info.fields:
+            yield field.encode_name
+            yield from _fields_within(_type_of(field))
+    elif isinstance(info, inspect.ListType):
+        yield from _fields_within(info.item_type)
+    elif isinstance(info, inspect.DictType):
+        yield from _fields_within(info.value_type)
 
 
 def _decode_slowly(body: bytes, type: type[T]) -> T:
     value = msgspec.json.decode(body)
     if value is None:
         return type()
-    plain = _without_nulls(value)
+    plain = _in_own_case(_without_nulls(value), inspect.type_info(type))
     _check_integers(plain, type, "")
     try:
         return msgspec.convert(plain, type)
@@ -65,6 +105,25 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _in_own_case(value: Any, info: inspect.Type) -> Any:
+    """The same with the names of fields as the type has them. One that is there in its own letters has precedence."""
+    info = _bare(info)
+    if isinstance(value, list) and isinstance(info, inspect.ListType):
+        return [_in_own_case(item, info.item_type) for item in value]
+    if isinstance(value, dict) and isinstance(info, inspect.DictType):
+        return {key: _in_own_case(item, info.value_type) for key, item in value.items()}
+    if isinstance(value, dict) and isinstance(info, inspect.StructType):
+        fields = {field.encode_name.lower(): field for field in info.fields}
+        known = ((key, item, fields.get(key.lower())) for key, item in value.items())
+        named = [(key, field.encode_name, _in_own_case(item, _type_of(field))) for key, item, field in known if field]
+        return {name: item for key, name, item in sorted(named, key=lambda one: one[0] == one[1])}
+    return value
+
+
+def _type_of(field: inspect.Field) -> inspect.Type:
+    return inspect.type_info(_CLOSER[field.name]) if field.name in _CLOSER else field.type
 
 
 def _check_integers(value: Any, type: type, path: str) -> None:

@@ -79,3 +79,31 @@ def test_any_json_is_a_body_or_refused(value: Any) -> None:
         assert str(error).startswith("invalid JSON: ")  # noqa: PT017 - it may be decoded as well
     else:
         assert isinstance(found, CreateBody)
+
+
+def test_the_case_of_a_fields_name_does_not_matter() -> None:
+    """As in Go; what isn't a field's name (a label, a port) stays as it came, and a field's own letters come first."""
+    body = {
+        "image": "no", "Image": "a", "CMD": ["x"], "labels": {"Image": "b", "tty": "c"},
+        "hostconfig": {
+            "memory": 5, "mounts": [{"type": "tmpfs", "TARGET": "/t"}],
+            "PORTBINDINGS": {"80/TCP": [{"hostport": "8", "HostIp": "::"}]}, "ulimits": [{"name": "core", "SOFT": 1}],
+        },
+        "networkingconfig": {"endpointsconfig": {"Lab": {"ipamconfig": {"ipv4address": "10.0.0.1"}}}},
+    }  # fmt: skip
+    found = bodies.decode(msgspec.json.encode(body), CreateBody)
+    assert (found.Image, found.Cmd, found.Labels) == ("a", ["x"], {"Image": "b", "tty": "c"})
+    host = found.HostConfig
+    assert host
+    assert host.Memory == 5
+    assert host.Mounts == [{"Type": "tmpfs", "Target": "/t"}]
+    assert host.PortBindings == {"80/TCP": [{"HostPort": "8", "HostIp": "::"}]}
+    assert [(one.Name, one.Soft) for one in host.Ulimits or ()] == [("core", 1)]
+    assert (
+        msgspec.to_builtins(found.NetworkingConfig)["EndpointsConfig"]["Lab"]["IPAMConfig"]["IPv4Address"] == "10.0.0.1"
+    )
+
+
+def test_what_does_not_fit_is_named_as_it_is_meant() -> None:
+    with pytest.raises(InvalidParameter, match=r"HostConfig\.HostConfig\.Memory of type int64"):
+        bodies.decode(b'{"hostconfig": {"memory": "x"}}', CreateBody)
