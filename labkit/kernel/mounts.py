@@ -17,6 +17,7 @@ from typing import ClassVar
 from labkit.errors import KernelError
 from labkit.kernel import constants as c
 from labkit.kernel import syscalls
+from labkit.kernel.null import open_null
 from labkit.kernel.paths import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from labkit.plan import Context, Operation, Result
 
@@ -309,20 +310,35 @@ class BindMount(Operation):
 
 @dataclass(frozen=True, slots=True)
 class MaskPath(Operation):
-    """Hide a path of the kernel: /dev/null over a file, an empty read-only tmpfs over a directory."""
+    """Hide a path of the kernel: /dev/null over a file, an empty read-only tmpfs over a directory.
+
+    `foreign` says that /dev comes from elsewhere: what is mounted is what was seen to be the null device then, since
+    another container may put a link in its place.
+    """
 
     path: str
+    foreign: bool = False
     man: ClassVar[str] = "mount(2)"
 
     def run(self, context: Context) -> Result:
+        if not self.foreign:
+            self._hide("/dev/null")
+            return None
+        null = open_null(os.O_PATH)
         try:
-            syscalls.mount("/dev/null", self.path, None, c.MS_BIND)
+            self._hide(f"/proc/self/fd/{null}")
+        finally:
+            os.close(null)
+        return None
+
+    def _hide(self, null: str) -> None:
+        try:
+            syscalls.mount(null, self.path, None, c.MS_BIND)
         except KernelError as error:
             if error.errno == errno.ENOTDIR:
                 syscalls.mount("tmpfs", self.path, "tmpfs", c.MS_RDONLY, None)
             elif error.errno != errno.ENOENT:
                 raise
-        return None
 
     def describe(self) -> str:
         return f"hide {self.path}, if this kernel has it"

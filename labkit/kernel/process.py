@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from labkit.errors import KernelError
 from labkit.kernel import constants as c
-from labkit.kernel import syscalls
+from labkit.kernel import null, syscalls
 from labkit.kernel.mounts import make_mount_point
 from labkit.plan import Context, Operation, Result
 
@@ -137,9 +137,8 @@ class SetUser(Operation):
 
     def _own_stdio(self) -> None:
         """So that the user can open /dev/stdout. /dev/null belongs to all and stays as it is."""
-        null = os.stat("/dev/null").st_rdev
         for fd in (0, 1, 2):
-            if os.fstat(fd).st_rdev != null:
+            if os.fstat(fd).st_rdev != null.NUMBER:
                 syscalls.fchown(fd, self.uid, os.fstat(fd).st_gid)
 
     def describe(self) -> str:

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from labkit.kernel import constants as c
 from labkit.kernel import syscalls
+from labkit.kernel.null import open_null
 from labkit.plan import Context, Operation, Result
 
 
@@ -26,7 +27,7 @@ class ConnectStdio(Operation):
 
     def run(self, context: Context) -> Result:
         for target, name in enumerate(("stdin", "stdout", "stderr")):
-            fd = context.descriptors[name] if name in self.streams else os.open("/dev/null", os.O_RDWR)
+            fd = context.descriptors[name] if name in self.streams else open_null(os.O_RDWR)
             syscalls.dup3(fd, target)
         return None
 

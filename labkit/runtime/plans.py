@@ -128,7 +128,7 @@ def start_plan(
         stdio(spec["process"], size, True, streams),
         *name_host(spec, namespaces),
         *(WriteSysctl(key, value) for key, value in sorted(linux.get("sysctl", {}).items())),
-        *(MaskPath(path) for path in linux.get("maskedPaths", ())),
+        *(MaskPath(path, brings_devices(spec)) for path in linux.get("maskedPaths", ())),
         *(MakeReadOnly(path) for path in linux.get("readonlyPaths", ())),
         *share_root(linux),
         *([MakeReadOnly("/", mounted=True)] if spec["root"].get("readonly") else []),
@@ -152,13 +152,14 @@ def exec_plan(
     flags = sum(c.NAMESPACES[name] for name in own - {"pid", "user"})
     v2 = machine.cgroups.directories(linux.get("cgroupsPath", ""))[0] if machine.cgroups.version == 2 else ""
     host: list[Operation] = [CloneIntoPidNamespace(init, "pid" in own, v2)]
+    joining, connecting = JoinNamespaces(init, flags), stdio(process, size, False, streams)
     inside: list[Operation] = [
         ResetSignals(),
         NewSession(),
         *drop_bounding(process.get("capabilities"), machine),
         *join_cgroups(linux, machine.cgroups),
-        JoinNamespaces(init, flags),
-        stdio(process, size, False, streams),
+        # A terminal is of the container's devpts; /dev/null is the host's, since the container's may be gone.
+        *([joining, connecting] if process.get("terminal") else [connecting, joining]),
         *become(process, seccomp, make_directory=False),
     ]
     return _plan("exec", host, inside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -75,6 +76,18 @@ def shown(engine: Daemon, body: dict[str, Any], ended: bool) -> Any:
         assert field in found
         found.pop(field)
     return found
+
+
+def test_an_exec_needs_no_null_device_in_the_container(engines: tuple[Daemon, Daemon]) -> None:
+    """Its standard input, if it is given none, is the host's, which doesn't become the user's (runc 1.1's does)."""
+    ours, _ = engines
+    ours.docker("run", "-d", "--name", "bare", "busybox", "sleep", "1000")
+    ours.docker("exec", "bare", "rm", "/dev/null")
+    assert ours.docker("exec", "-u", "bob", "bare", "cat").stdout == b""
+    ours.docker("exec", "bare", "mknod", "/dev/null", "c", "1", "5")
+    assert ours.out("exec", "-u", "bob", "bare", "readlink", "/proc/self/fd/0") == "/dev/null"
+    assert os.stat("/dev/null").st_uid == 0
+    ours.docker("rm", "-f", "bare")
 
 
 def test_a_resize_of_what_never_ran_keeps_nobody_waiting(engines: tuple[Daemon, Daemon]) -> None:

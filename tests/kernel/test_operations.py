@@ -19,10 +19,11 @@ from labkit.kernel import constants as c
 from labkit.kernel.capabilities import DropBounding, KeepCapabilities, SetCapabilities
 from labkit.kernel.devices import MakeDevice
 from labkit.kernel.links import BringUpLoopback
-from labkit.kernel.mounts import DetachOldRoot, MakeReadOnly, MaskPath, Mount, PivotRoot, SetPropagation
+from labkit.kernel.mounts import BindMount, DetachOldRoot, MakeReadOnly, MaskPath, Mount, PivotRoot, SetPropagation
 from labkit.kernel.namespaces import SetDomainname, SetHostname, Unshare
 from labkit.kernel.overlay import MountOverlay
 from labkit.kernel.process import NoNewPrivileges, SetRlimit, SetUser
+from labkit.kernel.stdio import ConnectStdio
 from labkit.plan import Context, Operation
 
 pytestmark = pytest.mark.root
@@ -112,6 +113,26 @@ def test_masks_and_read_only_paths(tmp_path: Path) -> None:
     assert in_child(operations, look) == "[] ''"
     read_only = in_child(operations, lambda: str((tmp_path / "kept/x").write_text("x")))
     assert "Read-only file system" in read_only
+
+
+@pytest.mark.parametrize("instead", [None, "link", "file", "zero"])
+def test_in_a_foreign_dev_only_the_null_device_hides(tmp_path: Path, instead: str | None) -> None:
+    """What another container can put there may be a way to a file of the kernel: it would be mounted over the path."""
+    (tmp_path / "dev").mkdir()
+    there = tmp_path / "dev/null"
+    if instead == "link":
+        there.symlink_to("/proc/sysrq-trigger")
+    elif instead == "file":
+        there.write_text("")
+    else:
+        os.mknod(there, stat.S_IFCHR | 0o666, os.makedev(1, 5 if instead else 3))
+    (tmp_path / "secret").write_text("s")
+    operations = (*MOUNTS, BindMount(f"{tmp_path}/dev", "/dev"), MaskPath(f"{tmp_path}/secret", foreign=True))
+    found = in_child(operations, lambda: repr((tmp_path / "secret").read_text()))
+    assert found == ("failed: open('/dev/null'): ENODEV: No such device (the container has something else there)"
+                     if instead else "''")  # fmt: skip
+    connected = in_child((*operations[:-1], ConnectStdio(())), lambda: "open")
+    assert connected.startswith("failed: open('/dev/null'): " if instead else "open")
 
 
 def test_capabilities_and_users() -> None:

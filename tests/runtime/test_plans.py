@@ -308,6 +308,8 @@ def test_what_the_process_is_given() -> None:
     assert find(plan, SetCapabilities) == [SetCapabilities(tuple(KEPT), tuple(KEPT), (), ())]
     assert find(plan, EnterDirectory) == [EnterDirectory("/srv")]
     assert find(plan, MaskPath) == [MaskPath("/proc/kcore")]
+    foreign = make_spec() | {"mounts": [{"destination": "/dev/", "source": "/x", "options": ["rbind"]}]}
+    assert find(start(foreign), MaskPath) == [MaskPath("/proc/kcore", foreign=True)]
     assert find(plan, SetPropagation)[0] == SetPropagation("/", c.MS_SLAVE | c.MS_REC)
     private = start(make_spec(rootfsPropagation="rprivate"))
     assert find(private, SetPropagation) == [SetPropagation("/", c.MS_PRIVATE | c.MS_REC)]
@@ -398,7 +400,8 @@ def test_another_process_joins_what_the_first_one_has(layout: Layout) -> None:
     assert find(plan, JoinNamespaces) == [JoinNamespaces(4711, flags)]
     assert find(plan, ConnectStdio) == [ConnectStdio(("stdout",))]
     assert [op.path.split("/")[2] for op in find(plan, JoinCgroup)] == (list(TREES) if layout is V1 else [])
-    assert place(plan, DropBounding) < place(plan, JoinNamespaces) < place(plan, InstallSeccomp)
+    assert place(plan, DropBounding) < place(plan, ConnectStdio) < place(plan, JoinNamespaces)
+    assert place(plan, JoinNamespaces) < place(plan, InstallSeccomp)
     assert not find(plan, CreateCgroup) + find(plan, Mount) + find(plan, PivotRoot)
 
 
@@ -409,6 +412,7 @@ def test_another_process_where_the_pid_namespace_is_the_hosts() -> None:
     assert operations(plan, "spawner") == [CloneIntoPidNamespace(4711, False, "")]
     assert find(plan, JoinNamespaces) == [JoinNamespaces(4711, c.CLONE_NEWNS)]
     assert find(plan, OpenTerminal) == [OpenTerminal(5, 6, False)]
+    assert place(plan, JoinNamespaces) < place(plan, OpenTerminal)
 
 
 def test_the_namespaces_of_another_container() -> None:
