@@ -212,7 +212,10 @@ class WriteSysctl(Operation):
 
 @dataclass(frozen=True, slots=True)
 class EnterDirectory(Operation):
-    """Make a directory the working directory, making it first if it is missing."""
+    """Make a directory the working directory, making it first if it is missing. It must be beneath the root.
+
+    A path such as /proc/self/fd/7 may lead to a directory of the host that is still open (CVE-2024-21626 in runc).
+    """
 
     path: str
     make: bool = True
@@ -222,6 +225,10 @@ class EnterDirectory(Operation):
         if self.make:
             make_mount_point(self.path, directory=True)
         syscalls.chdir(self.path)
+        try:
+            os.getcwd()
+        except FileNotFoundError as error:  # as the C library has it of a path that the kernel calls unreachable
+            raise KernelError(f"chdir({self.path!r})", errno.EXDEV, "it is outside of the container") from error
         return None
 
     def describe(self) -> str:

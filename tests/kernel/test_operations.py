@@ -22,7 +22,7 @@ from labkit.kernel.links import BringUpLoopback
 from labkit.kernel.mounts import BindMount, DetachOldRoot, MakeReadOnly, MaskPath, Mount, PivotRoot, SetPropagation
 from labkit.kernel.namespaces import SetDomainname, SetHostname, Unshare
 from labkit.kernel.overlay import MountOverlay
-from labkit.kernel.process import NoNewPrivileges, SetRlimit, SetUser
+from labkit.kernel.process import EnterDirectory, NoNewPrivileges, SetRlimit, SetUser
 from labkit.kernel.stdio import ConnectStdio
 from labkit.plan import Context, Operation
 
@@ -133,6 +133,25 @@ def test_in_a_foreign_dev_only_the_null_device_hides(tmp_path: Path, instead: st
                      if instead else "''")  # fmt: skip
     connected = in_child((*operations[:-1], ConnectStdio(())), lambda: "open")
     assert connected.startswith("failed: open('/dev/null'): " if instead else "open")
+
+
+def test_no_working_directory_is_outside_of_the_root(tmp_path: Path) -> None:
+    def leave() -> str:
+        os.chdir(tmp_path)
+        os.chroot("/tmp")
+        EnterDirectory("/", make=False).run(Context())
+        os.chdir("..")
+        return os.getcwd()
+
+    def stay_outside() -> str:
+        outside = os.open("/", os.O_RDONLY)
+        os.chroot(tmp_path)
+        os.fchdir(outside)
+        EnterDirectory(".", make=False).run(Context())
+        return "outside"
+
+    assert in_child((), leave) == "/"
+    assert in_child((), stay_outside).startswith("failed: chdir('.'): EXDEV: ")
 
 
 def test_capabilities_and_users() -> None:
