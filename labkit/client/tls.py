@@ -11,6 +11,7 @@ import socket
 import ssl
 from typing import NamedTuple
 
+from labkit import certificates
 from labkit.errors import Unavailable
 
 _PIECE = 16 << 10
@@ -35,7 +36,7 @@ def usual(verify: bool) -> Security:
 
 def connect(sock: socket.socket, security: Security, name: str) -> TlsSocket:
     """Shake hands over a connected socket. Raises OSError (ssl.SSLError is one)."""
-    context = ssl.create_default_context(cafile=security.authority or None)
+    context = certificates.trusting(security.authority)
     if not security.verify:  # --tls alone: encrypted, the server not verified
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -23,6 +23,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 import labkit
+from labkit import certificates
 from labkit.errors import Forbidden, LabkitError, Unavailable
 from labkit.registry.cancelling import Cancelled
 from labkit.registry.endpoints import Endpoint, load_certificates
@@ -304,7 +305,7 @@ def _watched_tls(cancelled: Cancelled) -> ssl.SSLContext:
             cancelled.watch(self)
             super().do_handshake(block)
 
-    context = ssl.create_default_context()
+    context = certificates.trusting()
     context.sslsocket_class = Watched
     return context
 

@@ -39,11 +39,13 @@ def openssl(*words: str | Path) -> None:
 _NEW = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
-def make_authority(folder: Path) -> Keys:
-    """An authority: its own certificate is `ca.pem`, its key `key.pem`."""
+def make_authority(folder: Path, bare: bool = False) -> Keys:
+    """An authority: certificate `ca.pem`, key `key.pem`. A `bare` one is as Docker's instructions make it."""
     folder.mkdir()
     keys = Keys(folder)
-    openssl("req", "-x509", *_NEW, "-days", "2", "-subj", "/CN=authority", "-keyout", keys.key, "-out", keys.authority)
+    usage = () if bare else ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    files = ("-keyout", keys.key, "-out", keys.authority)
+    openssl("req", "-x509", *_NEW, *usage, "-days", "2", "-subj", "/CN=authority", *files)
     return keys
 
 
@@ -52,7 +54,8 @@ def make_keys(authority: Keys, folder: Path, name: str) -> Keys:
     folder.mkdir()
     keys, request, extra = Keys(folder), folder / "request.pem", folder / "extensions"
     openssl("req", *_NEW, "-subj", f"/CN={name}", "-keyout", keys.key, "-out", request)
-    extra.write_text(f"subjectAltName=DNS:{name},IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+    known = "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+    extra.write_text(f"subjectAltName=DNS:{name},IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n{known}")
     signing = ("-CA", authority.authority, "-CAkey", authority.key, "-CAcreateserial", "-days", "2")
     openssl("x509", "-req", "-in", request, *signing, "-extfile", extra, "-out", keys.certificate)
     keys.authority.write_bytes(authority.authority.read_bytes())

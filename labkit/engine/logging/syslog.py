@@ -8,6 +8,7 @@ import ssl
 import time as clock
 from collections.abc import Iterable, Mapping
 
+from labkit import certificates
 from labkit.engine.logging import attributes, options
 from labkit.engine.logging.sending import Datagrams, Encode, Sender, Stream, Transport
 from labkit.engine.models import ContainerRecord
@@ -94,7 +95,7 @@ def context(asked: Mapping[str, str]) -> ssl.SSLContext:
     if authority:
         _check_readable("CA certificate", authority)
     try:
-        found = ssl.create_default_context(cafile=authority or None)
+        found = certificates.trusting(authority)
         if "syslog-tls-skip-verify" in asked:
             found.check_hostname, found.verify_mode = False, ssl.CERT_NONE
         if certificate or key:
