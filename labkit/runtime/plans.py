@@ -118,17 +118,18 @@ def start_plan(
         *create_cgroups(linux, machine.cgroups),
         clone_init(namespaces, linux, machine.cgroups),
     ]
+    foreign = brings_devices(spec)
     init: list[Operation] = [
         *settle_in(spec, namespaces, machine),
         *join_cgroups(linux, machine.cgroups),
         *join_namespaces(namespaces),
         *network,
         *enter_root(spec, layers, files, machine.cgroups, bases),
-        *([] if brings_devices(spec) else make_devices(linux)),
+        *([] if foreign else make_devices(linux)),
         stdio(spec["process"], size, True, streams),
         *name_host(spec, namespaces),
         *(WriteSysctl(key, value) for key, value in sorted(linux.get("sysctl", {}).items())),
-        *(MaskPath(path, brings_devices(spec)) for path in linux.get("maskedPaths", ())),
+        *(MaskPath(path, foreign) for path in linux.get("maskedPaths", ())),
         *(MakeReadOnly(path) for path in linux.get("readonlyPaths", ())),
         *share_root(linux),
         *([MakeReadOnly("/", mounted=True)] if spec["root"].get("readonly") else []),
