@@ -17,6 +17,8 @@ PROTOCOL = 2
 Message = dict[str, Any]
 PACKET = 64 << 10
 MOST_DESCRIPTORS = 64
+_PACKET = bytearray(PACKET + 1)
+"""What `receive` fills, in one thread of a process: a fresh one needs room that there may not be, and page faults."""
 _VERSION = 4  # marshal's format, the same from Python 3.4 on
 
 
@@ -37,7 +39,7 @@ def send(sock: socket.socket, message: Message, fds: tuple[int, ...] | list[int]
 
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     """The next message and its descriptors (close-on-exec); None when the other end is gone."""
-    data, fds = receive_packet(sock, PACKET + 1, MOST_DESCRIPTORS)
+    data, fds = receive_into(sock, _PACKET, MOST_DESCRIPTORS)
     if not data:
         return None
     if data[0] == 1:

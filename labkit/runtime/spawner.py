@@ -41,6 +41,8 @@ MOST_DESCRIPTORS = 4
 LONGEST = 1 << 20
 """Bytes that a child sends in one packet at most."""
 LIMIT = "the spawner's limit of open files is reached: raise that of the daemon that starts it (LimitNOFILE, ulimit -n)"
+STARVED = 0.01
+"""Seconds after which it is tried again to do something for which there was no memory: nobody tells that there is."""
 NAME = "labkit-spawner"
 """What ps(1) and top(1) call it, which was executed by a descriptor."""
 PAUSE = 0.001
@@ -147,7 +149,7 @@ class Spawner:
                     with contextlib.suppress(OSError):  # a full disk, besides
                         os.write(sys.stderr.fileno(), b"labkit spawner: there is no memory\n")  # takes none itself
                 starved = True
-                os.sched_yield()
+                time.sleep(STARVED)
         self.prefork.end()
         os.unlink(os.path.join(self.folder, "spawner.sock"))
 
