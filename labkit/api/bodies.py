@@ -73,7 +73,7 @@ def _has_other_case(body: bytes, type: type) -> bool:
 @lru_cache
 def _names(type: type) -> tuple[frozenset[bytes], frozenset[bytes]]:
     """The names of all fields within a type, and the same in lower case."""
-    exact = frozenset(name.encode() for name in _fields_within(inspect.type_info(type)))
+    exact = frozenset(name.encode() for name in _fields_within(_info(type)))
     return exact, frozenset(name.lower() for name in exact)
 
 
@@ -93,12 +93,17 @@ def _decode_slowly(body: bytes, type: type[T]) -> T:
     value = msgspec.json.decode(body)
     if value is None:
         return type()
-    plain = _in_own_case(_without_nulls(value), inspect.type_info(type))
+    plain = _plain(value, type)
     _check_integers(plain, type, "")
     try:
         return msgspec.convert(plain, type)
     except msgspec.ValidationError as error:
         raise InvalidParameter(f"invalid JSON: {_in_gos_words(str(error), type)}") from None
+
+
+def _plain(value: Any, type: type) -> Any:
+    """What was sent, as Go would have taken it: without nulls, and each field by its own name."""
+    return _in_own_case(_without_nulls(value), _info(type))
 
 
 def _without_nulls(value: Any) -> Any:
@@ -108,7 +113,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _in_own_case(value: Any, info: inspect.Type) -> Any:
-    """The same with the names of fields as the type has them. One that is there in its own letters has precedence."""
+    """The same with the names of fields as the type has them. Of two that are the same then, the later one counts."""
     info = _bare(info)
     if isinstance(value, list) and isinstance(info, inspect.ListType):
         return [_in_own_case(item, info.item_type) for item in value]
@@ -116,14 +121,18 @@ def _in_own_case(value: Any, info: inspect.Type) -> Any:
         return {key: _in_own_case(item, info.value_type) for key, item in value.items()}
     if isinstance(value, dict) and isinstance(info, inspect.StructType):
         fields = {field.encode_name.lower(): field for field in info.fields}
-        known = ((key, item, fields.get(key.lower())) for key, item in value.items())
-        named = [(key, field.encode_name, _in_own_case(item, _type_of(field))) for key, item, field in known if field]
-        return {name: item for key, name, item in sorted(named, key=lambda one: one[0] == one[1])}
+        known = ((item, fields.get(key.lower())) for key, item in value.items())
+        return {field.encode_name: _in_own_case(item, _type_of(field)) for item, field in known if field}
     return value
 
 
 def _type_of(field: inspect.Field) -> inspect.Type:
-    return inspect.type_info(_CLOSER[field.name]) if field.name in _CLOSER else field.type
+    return _info(_CLOSER[field.name]) if field.name in _CLOSER else field.type
+
+
+@lru_cache
+def _info(type: Any) -> inspect.Type:
+    return inspect.type_info(type)
 
 
 def _check_integers(value: Any, type: type, path: str) -> None:

@@ -50,11 +50,6 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     return marshal.loads(data[1:]), fds
 
 
-def receive_packet(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
-    """One packet of at most `size` bytes with its descriptors, of which there may be too few (`receive_into`)."""
-    return receive_into(sock, bytearray(size), most)
-
-
 def receive_into(sock: socket.socket, buffer: bytearray, most: int) -> tuple[bytes, list[int]]:
     """One packet with its descriptors, close-on-exec from the start (`socket.recv_fds` drops its flags).
 

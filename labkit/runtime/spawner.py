@@ -149,7 +149,7 @@ class Spawner:
                     with contextlib.suppress(OSError):  # a full disk, besides
                         os.write(sys.stderr.fileno(), b"labkit spawner: there is no memory\n")  # takes none itself
                 starved = True
-                time.sleep(STARVED)
+                time.sleep(STARVED)  # there is no event for it
         self.prefork.end()
         os.unlink(os.path.join(self.folder, "spawner.sock"))
 

@@ -343,5 +343,6 @@ def _unwritable(program: str) -> int:
         syscalls.mount_setattr(mount, 0, c.MOUNT_ATTR_RDONLY)
     except KernelError as error:
         if error.errno != errno.ENOSYS:
+            os.close(mount)
             raise
     return mount

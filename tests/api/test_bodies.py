@@ -82,9 +82,9 @@ def test_any_json_is_a_body_or_refused(value: Any) -> None:
 
 
 def test_the_case_of_a_fields_name_does_not_matter() -> None:
-    """As in Go; what isn't a field's name (a label, a port) stays as it came, and a field's own letters come first."""
+    """As in Go, where the later of two counts; what isn't a field's name (a label, a port) stays as it came."""
     body = {
-        "image": "no", "Image": "a", "CMD": ["x"], "labels": {"Image": "b", "tty": "c"},
+        "Image": "no", "image": "a", "CMD": ["x"], "labels": {"Image": "b", "tty": "c"},
         "hostconfig": {
             "memory": 5, "mounts": [{"type": "tmpfs", "TARGET": "/t"}],
             "PORTBINDINGS": {"80/TCP": [{"hostport": "8", "HostIp": "::"}]}, "ulimits": [{"name": "core", "SOFT": 1}],

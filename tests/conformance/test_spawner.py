@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,12 @@ def test_input_ends_although_a_child_is_parked_meanwhile(daemon: Daemon) -> None
         daemon.docker("run", "--rm", "--network", "none", "busybox", "true")
         found = daemon.docker("run", "--rm", "-i", "--network", "none", "busybox", "cat", stdin=b"all", timeout=15)
         assert found.stdout == b"all"
+
+
+def test_it_has_a_name_of_its_own(daemon: Daemon) -> None:
+    """Executed by a descriptor, it would be called by that one's number."""
+    daemon.docker("run", "--rm", "--network", "none", "busybox", "true")
+    assert Path(f"/proc/{spawners_of(daemon)[0]}/comm").read_text() == "labkit-spawner\n"
 
 
 def test_a_fork_server_that_was_killed_is_replaced(daemon: Daemon) -> None:

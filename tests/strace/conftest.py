@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.load.measuring import spawners_of
 from tests.strace.notation import STRACE_NAMES
 from tests.strace.observing import SCENARIOS, Observation, observe
-from tests.support.daemon import PATIENCE, Daemon, make_busybox, running
+from tests.support.daemon import PATIENCE, make_busybox, running
 
 
 @contextmanager
@@ -32,21 +33,6 @@ def strace(pid: int, output: Path, *more: str) -> Iterator[None]:
             process.wait(PATIENCE)
 
 
-def spawner_of(daemon: Daemon) -> int:
-    """The pid of the daemon's spawner: whose command line names the daemon's exec root, and which isn't the daemon."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                words = (folder / "cmdline").read_bytes().split(b"\0")
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # it has ended meanwhile
-            if str(daemon.run).encode() in words and b"daemon" not in words:
-                found.append(int(folder.name))
-    assert len(found) == 1, found
-    return found[0]
-
-
 @pytest.fixture(scope="session")
 def observation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observation]:
     """All scenarios were run, with strace looking on from before the first one."""
@@ -55,7 +41,7 @@ def observation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observatio
     (root / "calls").mkdir()
     with running(root / "engine") as daemon:
         daemon.docker("network", "create", "--ipv6", "lab")
-        spawner = spawner_of(daemon)
+        spawner = spawners_of(daemon)[0]
         with strace(spawner, root / "calls" / "of"):
             found = observe(daemon, SCENARIOS, root / "calls", spawner)
         yield found
