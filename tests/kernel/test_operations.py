@@ -24,7 +24,7 @@ from labkit.kernel.namespaces import SetDomainname, SetHostname, Unshare
 from labkit.kernel.overlay import MountOverlay
 from labkit.kernel.process import EnterDirectory, NoNewPrivileges, SetRlimit, SetUser
 from labkit.kernel.stdio import ConnectStdio
-from labkit.plan import Context, Operation
+from labkit.plan import Context, Operation, perform
 
 pytestmark = pytest.mark.root
 MOUNTS = (Unshare(c.CLONE_NEWNS), SetPropagation("/", c.MS_PRIVATE | c.MS_REC))
@@ -131,6 +131,9 @@ def test_in_a_foreign_dev_only_the_null_device_hides(tmp_path: Path, instead: st
     found = in_child(operations, lambda: repr((tmp_path / "secret").read_text()))
     assert found == ("failed: open('/dev/null'): ENODEV: No such device (the container has something else there)"
                      if instead else "''")  # fmt: skip
+    if not instead:  # what was looked at is what is mounted, whatever stands there by then
+        source = in_child(operations[:-1], lambda: perform(0, operations[-1], Context()).calls[0][1][0])
+        assert source.startswith("/proc/self/fd/")
     connected = in_child((*operations[:-1], ConnectStdio(())), lambda: "open")
     assert connected.startswith("failed: open('/dev/null'): " if instead else "open")
 
