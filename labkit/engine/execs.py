@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from labkit.engine import attaching, legacy_links, spec, starting, stdio, users, validation
+from labkit.engine import attaching, legacy_links, sharing, spec, starting, stdio, users, validation
 from labkit.engine.container import Container
 from labkit.engine.models import ExecCreateBody
 from labkit.engine.run import Run
@@ -167,7 +167,8 @@ def make_plan(
     process = exec_process(container, body, facts, identity)
     bundle = {"linux": {"namespaces": spec.namespaces(record.HostConfig, engine.machine), "cgroupsPath": cgroup}}
     seccomp = starting.Filter() if body.Privileged else starting.filter_of(record, engine.machine)
-    return plans.exec_plan(process, container.run.pid, bundle, engine.machine, seccomp.program, size, streams)
+    guarded = sharing.may_trace(engine, container)
+    return plans.exec_plan(process, container.run.pid, bundle, engine.machine, seccomp.program, size, streams, guarded)
 
 
 def exec_process(

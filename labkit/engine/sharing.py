@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from labkit.engine import spec
 from labkit.engine.models import HostConfig
 from labkit.errors import Conflict, InvalidParameter, NotFound
 
@@ -40,6 +41,17 @@ def namespaces(engine: Engine, host: HostConfig) -> tuple[dict[str, str], str]:
             )
         found["ipc"], shm = f"/proc/{giver.run.pid}/ns/ipc", f"/proc/{giver.run.pid}/root/dev/shm"
     return found, shm
+
+
+def may_trace(engine: Engine, container: Container) -> bool:
+    """Whether a process that sees those of a container may trace them: capabilities(7), CAP_SYS_PTRACE.
+
+    Containers that share a pid namespace are taken together, whichever it is.
+    """
+    if any(run.body.Privileged for run in container.execs.values()):
+        return True
+    shared = [other for other in engine.containers.values() if _reference(other.record.HostConfig.PidMode)]
+    return any("CAP_SYS_PTRACE" in spec.wanted_capabilities(one.record.HostConfig) for one in (container, *shared))
 
 
 def _reference(mode: str) -> str:

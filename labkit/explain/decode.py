@@ -77,6 +77,8 @@ class Shown(NamedTuple):
 
 def decode(name: str, arguments: list[Any] | tuple[Any, ...], result: Any, number: int, style: Style) -> Shown:
     """A recorded call (`labkit.trace.Call`) in strace's notation."""
+    if style.stable and name == "clone3":  # which of the two it is differs from one machine to the next
+        name, arguments = "clone", arguments[:1]
     shape = SHAPES.get(name) or Shape(tuple(_guess for _ in arguments))
     if name == "prctl":
         shape = PRCTL.get(tuple(arguments[:2])) or PRCTL.get(arguments[0], shape)
@@ -195,11 +197,19 @@ _OPEN = flags(
 _CLONE = flags(names_of("CLONE_"))
 
 
+_BY_THE_WAY = (
+    c.CLONE_VM | c.CLONE_PARENT | c.CLONE_PARENT_SETTID | c.CLONE_PIDFD | c.CLONE_INTO_CGROUP
+)  # whose child it is, on whose memory, and how one is told of it: not the same in each run, or on each machine
+
+
+def _clone_flags(value: Any, style: Style) -> str:
+    return _CLONE(value & ~_BY_THE_WAY if style.stable else value, style)
+
+
 def _clone_args(value: Any, style: Style) -> str:
-    """struct clone_args. Whether the fork server has forked, with CLONE_PARENT, differs from one run to the next."""
-    shown = value & ~c.CLONE_PARENT if style.stable else value
-    signal = "0" if shown & c.CLONE_PARENT else "SIGCHLD"
-    return f"{{flags={_CLONE(shown, style)}, exit_signal={signal}}}"
+    """struct clone_args."""
+    signal = "0" if value & c.CLONE_PARENT else "SIGCHLD"
+    return f"{{flags={_CLONE(value, style)}, exit_signal={signal}}}"
 
 
 _MOUNT = flags(names_of("MS_"))
@@ -215,6 +225,7 @@ _PR_OPTION = one_of(_PRCTL_OPTIONS)
 _AMBIENT = one_of(names_of("PR_CAP_AMBIENT_"))
 
 SHAPES: dict[str, Shape] = {
+    "clone": Shape((_clone_flags,), "flags={0}", varying),
     "clone3": Shape((_clone_args, _FD), "{0}", varying),
     "unshare": Shape((_CLONE,)),
     "setns": Shape((_joined, _CLONE)),

@@ -58,7 +58,7 @@ class CloneInit(Operation):
     """Fork the container's first process, its init, straight into new namespaces.
 
     `cgroup` is the v2 cgroup directory that the child is born in, or empty. The result is the init's pid; its
-    pidfd is `pidfd` in the context. A child that was forked ahead into the same namespaces is taken instead.
+    pidfd is `pidfd` in the context. A child that waits in the same namespaces is taken instead.
     """
 
     flags: int
@@ -90,19 +90,27 @@ class CloneIntoPidNamespace(Operation):
     """Fork a process into the pid namespace of a running one (`docker exec`).
 
     setns(2) into a pid namespace holds for the caller's children only, so the spawner enters, forks and goes
-    back. `pid` is the running init's. Its pidfd is `target` in the context.
+    back. `pid` is the running init's. Its pidfd is `target` in the context. A child that waits there is taken instead;
+    there is none if it must be `guarded`, since somebody in there may trace it and its memory would be the spawner's.
     """
 
     pid: int
     join_pid: bool = True
     cgroup: str = ""
+    guarded: bool = False
     man: ClassVar[str] = "setns(2)"
 
     def run(self, context: Context) -> Result:
+        if context.parked:
+            return context.parked.take(context)
         fork = CloneInit(0, self.cgroup)
         if not self.join_pid:
             return fork.run(context)
-        return _fork_into(context.descriptors["target"], f"pidfd of {self.pid}", fork, context)
+        return _fork_into(context.descriptors["target"], self.target(), fork, context)
+
+    def target(self) -> str:
+        """What the trace calls the pidfd."""
+        return f"pidfd of {self.pid}"
 
     def describe(self) -> str:
         return f"fork a process into the pid namespace of process {self.pid}"

@@ -19,6 +19,7 @@ from labkit.errors import KernelError
 from labkit.kernel import constants as c
 from labkit.kernel import syscalls
 from labkit.kernel.cgroups import remove_cgroup
+from labkit.kernel.lending import Program
 from labkit.plan import Context, Operation, Result
 
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -130,8 +131,12 @@ class CreateByRuntime(Operation):
     man: ClassVar[str] = "runc(8)"
 
     def run(self, context: Context) -> Result:
-        syscalls.execve(self.runtime, self.argv(), _ENVIRONMENT)
+        syscalls.execve(*self.execution(context))
         return None
+
+    def execution(self, _: Context) -> Program:
+        """What `run` executes."""
+        return Program(self.runtime, self.argv(), _ENVIRONMENT)
 
     def argv(self) -> tuple[str, ...]:
         console = ("--console-socket", self.console) if self.terminal else ()

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from labkit.errors import KernelError
 from labkit.kernel import constants as c
 from labkit.kernel import null, syscalls
+from labkit.kernel.lending import Program
 from labkit.kernel.mounts import make_mount_point
 from labkit.plan import Context, Operation, Result
 
@@ -280,8 +281,12 @@ class Execute(Operation):
     man: ClassVar[str] = "execve(2)"
 
     def run(self, context: Context) -> Result:
-        syscalls.execve(context.program or self.program(), self.argv, self.environment())
+        syscalls.execve(*self.execution(context))
         return None
+
+    def execution(self, context: Context) -> Program:
+        """What `run` executes."""
+        return Program(context.program or self.program(), self.argv, self.environment())
 
     def environment(self) -> dict[str, str]:
         return dict(entry.split("=", 1) for entry in self.env if "=" in entry)

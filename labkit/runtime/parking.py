@@ -1,46 +1,52 @@
-"""A child that is forked before anybody asks: it waits in new namespaces for the rest of a plan.
+"""A child that is made before its work is there: it waits, in new namespaces, for the rest of a plan.
 
-Making namespaces, and the page faults of a fresh fork, are a good part of a start, and don't depend on the
-container. So the spawner keeps one parked child of the kind that was last needed; the fork server forks it
-(`labkit.runtime.forking`). A plan's `CloneInit` takes it instead of forking if it fits, and the trace tells the calls
-that were made ahead, with the times at which they were made.
+Making namespaces is a good part of a start, and doesn't depend on the container. So the spawner keeps one parked child
+of the kind that was last needed; the lender makes it (`labkit.runtime.lender`). A plan's `CloneInit` takes it instead
+of forking if it fits, and the trace tells the calls that were made ahead, with the times at which they were made.
 """
 
 from __future__ import annotations
 
-import gc
 import marshal
 import os
 import select
+import signal
 import socket
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from labkit.errors import LabkitError
+from labkit.kernel.lending import Program
 from labkit.plan import Context, Encoded, Numbered, Operation, Record, decode, perform
 from labkit.runtime import channel
-from labkit.runtime.init import run_init
+from labkit.runtime.init import Executing, execute, prepare
 from labkit.trace import RECORDER
+
+if TYPE_CHECKING:
+    from labkit.runtime.lender import Lender
 
 GO = b"go"
 """What a child is told after its work, when the host's side of the plan is done."""
+PATIENCE = 1.0
+"""Seconds that a child has to end by itself."""
+Known = dict[int, tuple[list[Any], Operation]]
+"""The operations of the last plan by their places, encoded and decoded: most will be wanted again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a parked child is good for: the namespaces to fork into, and what to do there before waiting.
+    """What a parked child is good for: the namespaces that it is made in, and what it does there before it waits.
 
-    `first` are encoded operations without places. `last` is the whole of such a plan, the last time, as it came: the
-    child decodes it ahead, since most of it will be wanted again.
+    `first` are encoded operations without places.
     """
 
     flags: int
     first: list[list[Any]]
-    last: bytes = field(compare=False)
 
 
 @dataclass(slots=True)
 class Parked:
-    """A waiting child: what it is good for, and the other end of its control socket."""
+    """A waiting child: what it is good for, the other end of its control socket, and whose memory it has."""
 
     kind: Kind
     pid: int
@@ -48,6 +54,7 @@ class Parked:
     control: socket.socket
     calls: list[tuple[Any, ...]]
     mounts: int
+    lender: Lender
 
     def fits(self, kind: Kind) -> bool:
         """Whether it can be what a plan wants to fork.
@@ -65,7 +72,7 @@ class Parked:
         channel.send(self.control, message, list(descriptors.values()))
 
     def take(self, context: Context) -> int:
-        """Be the child that a `CloneInit` would have forked."""
+        """Be the child that an operation would have forked."""
         if RECORDER.calls is not None:
             RECORDER.calls.extend(self.calls)
         context.pid, context.descriptors["pidfd"] = self.pid, self.pidfd
@@ -79,35 +86,77 @@ class Parked:
         except BrokenPipeError:
             pass  # somebody has killed it: its pidfd tells
 
+    def left(self) -> None:
+        """It has executed its program, or has ended: the memory that it had is the lender's again."""
+        self.lender.due = True
+
     def discard(self) -> None:
-        """End the child: it goes when its control socket closes."""
+        """End the child: it goes when its control socket closes, unless somebody has stopped it."""
         self.control.close()
+        if not select.select([self.pidfd], [], [], PATIENCE)[0]:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
         os.close(self.pidfd)
         os.close(self.mounts)
+        self.left()
 
 
-def wait(kind: Kind, control: socket.socket) -> NoReturn:
-    """Be a parked child: do what can be done ahead, and the rest of a plan when it comes."""
-    gc.disable()  # a collection would copy every page that it looks at, for nothing
-    context = Context({"control": control.fileno()})
-    done = [perform(place, decode(data), context) for place, data in enumerate(kind.first)]
-    known = {place: (data, decode(data)) for place, *data in marshal.loads(kind.last)[len(done) :]}
-    received = channel.receive(control)
-    if received is None:
-        os._exit(0)
-    message, fds = received
-    context.descriptors |= dict(zip(message["names"], fds, strict=True))
-    encoded: Encoded = marshal.loads(message["operations"])
-    records = [Record(place, *record[1:]) for (place, *_), record in zip(encoded, done, strict=False)]
-    operations = _decode(encoded[len(done) :], known)
-    if control.recv(len(GO)) != GO:
-        os._exit(0)
-    run_init(operations, context, records)
+class Work:
+    """What such a child does, from its first instruction to its exec: the two functions of `Lending.lend`.
 
+    `control` is the descriptor of its own end. It is left open, as is all that the child shall have until its exec.
+    """
 
-def _decode(operations: Encoded, known: dict[int, tuple[list[Any], Operation]]) -> Numbered:
-    """The operations; most are the same for every container, and decoded already."""
-    unknown: tuple[list[Any] | None, None] = (None, None)
-    pairs = ((place, data, *known.get(place, unknown)) for place, *data in operations)
-    return tuple((place, same if same and data == seen else decode(data)) for place, data, seen, same in pairs)
+    def __init__(self, first: list[list[Any]], control: int, known: Known) -> None:
+        self._first = first
+        self._known = known
+        self._context = Context({"control": control})
+        self._last: tuple[int, Executing] | None = None
+        self._records: list[Any] = []
+
+    def prepare(self) -> Program | None:
+        """Do what can be done ahead, and the rest of the plan when it comes; tells what to execute if all went well.
+
+        A child that can't do the first part ends without a word: whoever wants it forks one, which tells why.
+        """
+        try:
+            done = [perform(place, decode(data), self._context) for place, data in enumerate(self._first)]
+            operations = self._receive(done)
+        except (LabkitError, OSError, MemoryError):
+            return None
+        ready = prepare(operations, self._context, self._records) if operations else None
+        if not ready:
+            return None
+        self._last = ready
+        return ready[1].execution(self._context)
+
+    def failed(self) -> None:
+        """It couldn't be executed: once more, by the way on which it is told why."""
+        assert self._last
+        execute(*self._last, self._context, self._records)
+
+    def _receive(self, done: list[Record]) -> Numbered | None:
+        """The operations that are left to do, when they shall be done; None if they shall not."""
+        sock = socket.socket(fileno=self._context.descriptors["control"])
+        try:
+            received = channel.receive(sock)
+            if received is None:
+                return None
+            message, fds = received
+            encoded: Encoded = marshal.loads(message["operations"])
+            operations = self._decode(encoded[len(done) :])
+            if sock.recv(len(GO)) != GO:
+                return None
+        finally:
+            sock.detach()
+        self._context.descriptors |= dict(zip(message["names"], fds, strict=True))
+        records = (Record(place, *record[1:]) for (place, *_), record in zip(encoded, done, strict=False))
+        self._records = [tuple(record) for record in records]
+        return operations
+
+    def _decode(self, operations: Encoded) -> Numbered:
+        """The operations; most are the same for every container, and known already."""
+        for place, *data in operations:
+            if self._known.get(place, (None,))[0] != data:
+                self._known[place] = data, decode(data)
+        return tuple((place, self._known[place][1]) for place, *_ in operations)

@@ -146,13 +146,17 @@ def exec_plan(
     seccomp: bytes,
     size: tuple[int, int],
     streams: tuple[str, ...],
+    guarded: bool = False,
 ) -> Plan:
-    """The plan that runs one more process in a container whose init has the pid `init` (`docker exec`)."""
+    """The plan that runs one more process in a container whose init has the pid `init` (`docker exec`).
+
+    `guarded` says that a process in there may trace it.
+    """
     linux = spec.get("linux", {})
     own = {entry["type"] for entry in linux.get("namespaces", ())}
     flags = sum(c.NAMESPACES[name] for name in own - {"pid", "user"})
     v2 = machine.cgroups.directories(linux.get("cgroupsPath", ""))[0] if machine.cgroups.version == 2 else ""
-    host: list[Operation] = [CloneIntoPidNamespace(init, "pid" in own, v2)]
+    host: list[Operation] = [CloneIntoPidNamespace(init, "pid" in own, v2, guarded)]
     joining, connecting = JoinNamespaces(init, flags), stdio(process, size, False, streams)
     inside: list[Operation] = [
         ResetSignals(),

@@ -1,4 +1,7 @@
-"""Forking ahead: the spawner keeps one child of the kind that was last needed, made by the fork server."""
+"""Children that the spawner needn't fork: one is kept waiting, of the kind that the last start needed.
+
+Two lenders make them: one has its memory lent to the child that waits, the other is there for execs.
+"""
 
 from __future__ import annotations
 
@@ -6,84 +9,134 @@ import selectors
 from collections.abc import Callable
 
 from labkit.errors import KernelError
-from labkit.runtime import forking
+from labkit.kernel import lending
+from labkit.runtime import lender
+from labkit.runtime.lender import Lender
 from labkit.runtime.parking import Kind, Parked
 from labkit.runtime.spare import Spare
 
+_SUID_DUMPABLE = "/proc/sys/fs/suid_dumpable"
+
 
 class Prefork:
-    """The parked child, if there is one, and the fork server, from the first child on.
+    """The parked child, if there is one, and the lenders, each from the first child on.
 
-    The fork server's answer comes by `selector`; `spare` is lent for its descriptors. What is in the way goes to
-    `log` and costs nothing: a start that finds no parked child forks one.
+    What they say comes by `selector`; `spare` is lent for the descriptors. What is in the way goes to `log` and costs
+    nothing: whoever finds no child forks one.
     """
 
     def __init__(self, selector: selectors.BaseSelector, spare: Spare, log: Callable[[str], None]) -> None:
         self._selector = selector
         self._spare = spare
         self._log = log
-        self._server: forking.ForkServer | None = None
+        self._able = lending.available()
+        self._lenders: dict[bool, Lender] = {}
         self._parked: Parked | None = None
         self._kind: Kind | None = None
 
     def pids(self) -> set[int]:
         """The children of this process that are waited for here."""
-        return {child.pid for child in (self._server, self._parked) if child}
+        return {child.pid for child in (*self._lenders.values(), self._parked) if child}
 
     def take(self, kind: Kind) -> Parked | None:
-        """The parked child if it is of this kind, which is parked from now on."""
+        """A child of this kind: the parked one if it fits, or a new one. From now on one of this kind is parked."""
         self._kind = kind
         self._take_answer()
         parked, self._parked = self._parked, None
-        if parked and not parked.fits(kind):
+        if parked and parked.fits(kind):
+            return parked
+        if parked:
             parked.discard()
-            return None
-        return parked
+        return self._make(kind)
+
+    def enter(self, kind: Kind, pidfd: int, shown: str) -> Parked | None:
+        """A child of this kind in the pid namespace of a process."""
+        return self._make(kind, (pidfd, shown))
 
     def park(self) -> None:
         """Have a child made ready for the next start of the usual kind."""
         if not self._kind or self._parked:
             return
-        try:
-            if not self._server:
-                self._server = forking.start()
-                self._selector.register(self._server, selectors.EVENT_READ, self._hear)
-            if not self._server.asked:
-                self._server.ask(self._kind)
-        except (KernelError, OSError, MemoryError) as error:
-            self._end_server(error)
+        if (found := self._lender(False)) and not found.asked:
+            try:
+                found.ask(self._kind)
+            except (OSError, MemoryError) as error:
+                self._end(False, error)
 
-    def end(self) -> None:
-        """End both."""
+    def unpark(self) -> None:
+        """Do without a parked child."""
         self._take_answer()
-        if self._server:
-            self._server.end()
         if self._parked:
             self._parked.discard()
+            self._parked = None
 
-    def _hear(self) -> None:
-        """The fork server has answered, which may have been taken already, or it has ended."""
-        if self._server and self._server.asked:
+    def end(self) -> None:
+        """Do without any of them."""
+        self.unpark()
+        for enters in tuple(self._lenders):
+            self._end(enters)
+
+    def _make(self, kind: Kind, into: tuple[int, str] | None = None) -> Parked | None:
+        found = self._lender(bool(into))
+        if not found:
+            return None
+        try:
+            with self._spare:
+                found.ask(kind, into)
+                return found.answer()
+        except KernelError as error:
+            self._log(f"the lender made no child: {error}")
+        except (OSError, MemoryError) as error:
+            self._end(bool(into), error)
+        return None
+
+    def _lender(self, enters: bool) -> Lender | None:
+        """The lender for children that enter a pid namespace, or for others, if its memory is free."""
+        if not (self._able and _keeps_secrets()):
+            return None
+        try:
+            if enters not in self._lenders:
+                self._lenders[enters] = lender.start()
+                self._selector.register(self._lenders[enters], selectors.EVENT_READ, lambda: self._hear(enters))
+            return self._lenders[enters] if self._lenders[enters].is_free() else None
+        except (KernelError, OSError, MemoryError) as error:
+            self._end(enters, error)
+            return None
+
+    def _hear(self, enters: bool) -> None:
+        """A lender has answered, or has its memory back, which may have been taken note of already, or it has ended."""
+        found = self._lenders.get(enters)
+        if found and found.asked:
             self._take_answer()
-        elif self._server and self._server.has_ended():
-            self._end_server("somebody has ended it")
+        elif found:
+            try:
+                found.hear()
+            except OSError as error:
+                self._end(enters, error)
 
     def _take_answer(self) -> None:
-        """Take the child that the fork server was asked for, if it was; waits for it."""
-        if not (self._server and self._server.asked):
+        """Take the child that was asked for, if one was; waits for it."""
+        found = self._lenders.get(False)
+        if not (found and found.asked):
             return
         try:
             with self._spare:
-                self._parked = self._server.answer()
+                self._parked = found.answer()
         except KernelError as error:
             self._log(f"no child is parked: {error}")
         except (OSError, MemoryError) as error:
-            self._end_server(error)
+            self._end(False, error)
 
-    def _end_server(self, reason: object) -> None:
-        """Do without it until a child shall be parked again."""
-        self._log(f"the fork server is gone: {reason}")
-        if self._server:
-            self._selector.unregister(self._server)
-            self._server.end()
-            self._server = None
+    def _end(self, enters: bool, reason: object = None) -> None:
+        """Do without a lender until there is something to ask for."""
+        if reason:
+            self._log(f"a lender is gone: {reason}")
+        if found := self._lenders.pop(enters, None):
+            self._selector.unregister(found)
+            found.end()
+
+
+def _keeps_secrets() -> bool:
+    """Whether a process stays undumpable when it changes its user, and all with it that share its memory."""
+    with open(_SUID_DUMPABLE, encoding="ascii") as file:
+        return file.read().strip() != "1"

@@ -26,7 +26,7 @@ from labkit.errors import KernelError, LabkitError
 from labkit.kernel import constants as c
 from labkit.kernel import resolver, syscalls
 from labkit.kernel.cgroups import CreateCgroup, memory_cgroup, memory_counts, oom_kills
-from labkit.kernel.namespaces import CloneInit
+from labkit.kernel.namespaces import CloneInit, CloneIntoPidNamespace
 from labkit.kernel.oci_runtime import CreateByRuntime
 from labkit.plan import Context, Execution, Journal, Numbered, decode, decode_all, recover
 from labkit.runtime import channel, oci, plans
@@ -45,8 +45,11 @@ STARVED = 0.01
 """Seconds after which it is tried again to do something for which there was no memory: nobody tells that there is."""
 NAME = "labkit-spawner"
 """What ps(1) and top(1) call it, which was executed by a descriptor."""
-PAUSE = 0.001
-"""Seconds without anything to do after which a child is parked for the next start."""
+REST = ((0.001, Prefork.park), (0.5, Prefork.unpark), (3.0, Prefork.end))
+"""What is done, one after the other, after so many seconds without anything to do. A start or an exec begins it anew.
+
+Nobody who looks at the machine with lsns(1) or ps(1) shall find what is there for nothing but speed.
+"""
 OPERATIONS = (
     plans,
     resolver,
@@ -65,6 +68,7 @@ class Process:
     control: socket.socket | None
     request: int
     began: int
+    parked: Parked | None = None
     records: bytes = b""
     runtime: CreateByRuntime | None = None
     """Another runtime that makes the container: until it is `ready`, the process is that one's `create`."""
@@ -107,7 +111,7 @@ class Spawner:
         self.daemon: socket.socket | None = None
         self.selector = selectors.EpollSelector()
         self.running = True
-        self.wanted = False
+        self.rested = len(REST)
         self.orphans: Orphans | None = None
         self.spare = Spare()
         self.prefork = Prefork(self.selector, self.spare, self.log)
@@ -155,12 +159,13 @@ class Spawner:
 
     def turn(self) -> None:
         """Do what there is to do; wait for it if there is nothing."""
-        events = self.selector.select(PAUSE if self.wanted else None)
+        pause, rest = REST[self.rested] if self.rested < len(REST) else (None, None)
+        events = self.selector.select(pause)
         for key, _ in events:
             key.data()
-        if self.wanted and not events:
-            self.wanted = False
-            self.prefork.park()
+        if rest and not events:
+            self.rested += 1
+            rest(self.prefork)
 
     def accept(self) -> None:
         try:
@@ -253,6 +258,7 @@ class Spawner:
             execution = Execution(operations, Context(dict(lent), parked=parked), journal)
             control = self.fork(execution, message["init"], lent)
             process = Process(message["key"], execution.context, execution, kept, control, message["request"], began)
+            process.parked = parked
             process.runtime = self.runtime_of(message["last"])
             self.watch(process)
         except (LabkitError, OSError, MemoryError) as error:
@@ -276,14 +282,16 @@ class Spawner:
         return self.prefork.pids() | {process.pid for process in self.processes.values() if process.code is None}
 
     def take_parked(self, operations: Numbered, message: channel.Message, lent: dict[str, int]) -> Parked | None:
-        """The parked child, if it is what the plan is about to fork; from now on that kind is parked.
+        """A child that waits to be what the plan is about to fork, if there can be one.
 
         It gets its work at once, so that it is ready when the host's side is done.
         """
-        clone = next((op for _, op in operations if isinstance(op, CloneInit) and not op.cgroup), None)
-        if clone is None:
-            return None
-        parked = self.prefork.take(Kind(clone.flags, message["first"], message["init"]))
+        clone = next((op for _, op in operations if isinstance(op, CloneInit | CloneIntoPidNamespace)), None)
+        parked = None
+        if isinstance(clone, CloneInit) and not clone.cgroup:
+            parked = self.prefork.take(Kind(clone.flags, message["first"]))
+        elif isinstance(clone, CloneIntoPidNamespace) and clone.join_pid and not (clone.cgroup or clone.guarded):
+            parked = self.prefork.enter(Kind(0, message["first"]), lent["target"], clone.target())
         if parked is None:
             return None
         try:
@@ -377,6 +385,8 @@ class Spawner:
             self.selector.unregister(process.control)
             process.control.close()
             process.control = None
+            if process.parked:
+                process.parked.left()
 
     def _tell_started(self, process: Process) -> None:
         """The control socket has closed at the exec: the program runs."""
@@ -387,7 +397,7 @@ class Spawner:
         message["init"] = process.records
         names = list(process.kept)
         self.tell(message | {"names": names}, (process.pidfd, *process.kept.values()))
-        self.wanted = True
+        self.rested = 0
 
     def reap(self, process: Process) -> None:
         """A process has ended: take its status, undo the host's side of its plan, tell the daemon."""

@@ -235,7 +235,7 @@ class SpawnerClient:
 def encode_plan(plan: Plan) -> dict[str, Any]:
     """A plan for the spawner: its own operations, and those of the child as one piece that it hands on as it is.
 
-    Of the child's it sees the first ones, which may be done ahead, and the last.
+    Of the child's it sees the first ones, which may be done ahead, and the last one.
     """
     init = plan.encoded("init")
     ahead = itertools.takewhile(lambda operation: OPERATIONS[operation[1]].ahead, init)

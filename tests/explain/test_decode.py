@@ -25,6 +25,8 @@ ID = "0123456789abcdef" * 4
         ("umount2", [".", c.MNT_DETACH], 0, 'umount2(".", MNT_DETACH) = 0'),
         ("clone3", [c.CLONE_NEWPID | c.CLONE_NEWNET], 42,
          "clone3({flags=CLONE_NEWPID|CLONE_NEWNET, exit_signal=SIGCHLD}) = 42"),
+        ("clone", [c.CLONE_VM | c.CLONE_PARENT | c.CLONE_NEWPID], 42,
+         "clone(flags=CLONE_NEWPID|CLONE_VM|CLONE_PARENT) = 42"),
         ("setns", ["pidfd of 7", c.CLONE_NEWUTS], 0, "setns(<pidfd of 7>, CLONE_NEWUTS) = 0"),
         ("prctl", [c.PR_CAPBSET_DROP, NUMBERS["CAP_SYS_ADMIN"], 0], 0, "prctl(PR_CAPBSET_DROP, CAP_SYS_ADMIN) = 0"),
         ("prctl", [c.PR_CAP_AMBIENT, c.PR_CAP_AMBIENT_CLEAR_ALL, 0], 0,
@@ -53,6 +55,18 @@ def test_a_call_reads_as_strace_writes_it(name: str, arguments: list[Any], resul
 def test_a_failure_is_told_by_its_name() -> None:
     told = decode("mount", ["/dev/null", "/proc/kcore", None, c.MS_BIND, None], -1, errno.ENOENT, Style())
     assert told.outcome == "= -1 ENOENT (No such file or directory)"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("clone3", [c.CLONE_NEWPID | c.CLONE_PIDFD]),
+        ("clone3", [c.CLONE_NEWPID | c.CLONE_PIDFD | c.CLONE_INTO_CGROUP, 9]),
+        ("clone", [c.CLONE_NEWPID | c.CLONE_VM | c.CLONE_PARENT | c.CLONE_PARENT_SETTID]),
+    ],
+)
+def test_by_which_call_a_child_was_made_is_not_the_same_on_each_machine(name: str, arguments: list[int]) -> None:
+    assert str(decode(name, arguments, 42, 0, Style(stable=True))) == "clone(flags=CLONE_NEWPID) = …"
 
 
 def test_bits_without_a_name_are_not_lost() -> None:

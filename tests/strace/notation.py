@@ -13,7 +13,7 @@ from labkit.explain.decode import Style, decode
 from labkit.explain.telling import Data
 
 WATCHED = (
-    "clone3", "unshare", "setns", "mount", "umount2", "pivot_root", "open_tree", "move_mount", "mount_setattr",
+    "clone", "clone3", "unshare", "setns", "mount", "umount2", "pivot_root", "open_tree", "move_mount", "mount_setattr",
     "capset", "prctl", "seccomp", "sethostname", "setdomainname", "mkdir", "mkdirat", "rmdir", "mknod", "setresuid",
     "setresgid", "setgroups", "chdir", "write", "execve", "bpf",
 )  # fmt: skip
@@ -22,7 +22,7 @@ WATCHED = (
 NETLINK = "sendto"
 """The call that netlink messages go by: compared are their types and lengths, message by message."""
 
-STRACE_NAMES = ",".join([*WATCHED, NETLINK, "mknodat", "clone", "fork", "vfork", "execveat", "fchdir", "chroot"])
+STRACE_NAMES = ",".join([*WATCHED, NETLINK, "mknodat", "fork", "vfork", "execveat", "fchdir", "chroot"])
 
 _LINE = re.compile(r"(\w+)\((.*)\)\s+= (.*)")
 _DESCRIPTOR = re.compile(r"(?<![\w\"])(\d+|AT_FDCWD)<([^<>]*)>")
@@ -38,6 +38,7 @@ _BATCH = 20
 """The length of what opens a batch for nf_tables, whose number is that of RTM_NEWLINK elsewhere."""
 
 REWRITTEN: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]] = {
+    "clone": ((r".*\bflags=([^,]+).*", r"flags=\1"),),
     "clone3": ((r"\{flags=([^,]+),.* exit_signal=(\w+).*", r"{flags=\1, exit_signal=\2}"),),
     "setns": ((r"^(?:<.*>|\d+), ", ""),),
     "mknodat": ((r"^AT_FDCWD, ", ""), (r"\b0x[0-9a-f]+", lambda match: str(int(match[0], 16)))),
