@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import shlex
 import signal
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, ClassVar
 
 from labkit.errors import KernelError
 from labkit.kernel import syscalls
+from labkit.kernel.signals import ends_within
 from labkit.plan import Context, Operation, Result
 
 V1_CONTROLLERS = (
@@ -432,7 +432,7 @@ def _kill_and_wait(pid: int) -> None:
     try:
         syscalls.pidfd_send_signal(pidfd, signal.SIGKILL)
         _thaw(pid)
-        select.select([pidfd], [], [], 10)
+        ends_within(pidfd, 10)
     except KernelError as error:
         if error.errno != errno.ESRCH:
             raise

@@ -18,6 +18,7 @@ CLONE_PIDFD = 0x00001000
 CLONE_PARENT = 0x00008000
 CLONE_PARENT_SETTID = 0x00100000
 CLONE_INTO_CGROUP = 0x200000000
+CSIGNAL = 0x000000FF  # clone(2), unlike clone3, has the exit signal there, and so knows no CLONE_NEWTIME
 
 # mount(2)
 MS_RDONLY = 1

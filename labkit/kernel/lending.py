@@ -118,8 +118,7 @@ class _Context:
 class Lending:
     """A process's memory, lent to one child after the other.
 
-    For a process with one thread and no signal handlers. It is not `whole` after a child that was killed at its work:
-    what that was changing is as it left it, and this process had better end.
+    For a process with one thread and no signal handlers. Its children can't enter a time namespace (setns(2)).
     """
 
     def __init__(self) -> None:
@@ -133,7 +132,7 @@ class Lending:
         self._birth = ctypes.create_string_buffer(_UNREAD + 1)
         self._entries = _CALLBACK(self._run_prepare), _CALLBACK(self._run_failed)
         self._kept: tuple[ctypes.Array[Any], ...] = ()
-        self.whole = True
+        self._whole = True
 
     def lend(
         self,
@@ -147,18 +146,20 @@ class Lending:
 
         Where that can't be executed it runs `failed`, and it ends with 127. Neither may raise. `flags` are clone(2)'s.
         The birth is sent over `tell` at once (`read_birth`). `pipe` is one of this process's own: its writing end and
-        all descriptors above that are closed here. Raises OSError if there is no child.
+        all descriptors above that are closed here. Raises OSError if there is no child. Ends this process, with 127,
+        after a child that was killed at its work: what that was changing is as it left it.
         """
         self._work = prepare, failed
-        self.whole = False
+        self._whole = False
         self._prepare_child()
         self._prepare_own(flags | FLAGS, tell.fileno(), *pipe)
         ctypes.set_errno(0)
         _BIRTH.pack_into(self._birth, 0, 0, time.monotonic_ns(), 0, 0)
         _libc.swapcontext(ctypes.c_void_p(self._back.address), ctypes.c_void_p(self._clone.address))
         birth = read_birth(self._birth.raw[:_UNREAD])
+        if birth.pid and not self._whole:
+            os._exit(127)
         if not birth.pid:
-            self.whole = True
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         return birth
 
@@ -184,7 +185,7 @@ class Lending:
         program = self._work[0]()
         if program:
             self._execute(program)
-        self.whole = True
+        self._whole = True
 
     def _execute(self, program: Program) -> None:
         """Have the program executed when Python has returned."""
@@ -198,6 +199,6 @@ class Lending:
         self._execve.call(_function("execve"), *addresses, then=self._failed)
 
     def _run_failed(self) -> None:
-        self.whole = False
+        self._whole = False
         self._work[1]()
-        self.whole = True
+        self._whole = True

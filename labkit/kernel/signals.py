@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,6 +19,13 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return str(number)
+
+
+def ends_within(pidfd: int, seconds: float) -> bool:
+    """Wait for the end of a process. By poll(2): select(2) takes no descriptor above 1023."""
+    end = select.poll()
+    end.register(pidfd, select.POLLIN)
+    return bool(end.poll(seconds * 1000))
 
 
 @dataclass(frozen=True, slots=True)

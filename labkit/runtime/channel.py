@@ -12,8 +12,8 @@ import os
 import socket
 from typing import Any
 
-PROTOCOL = 2
-"""Version of what daemon and spawner say to each other: one of another version is left alone."""
+PROTOCOL = 3
+"""Version of what daemon and spawner say to each other, operations and all: one of another version is left alone."""
 Message = dict[str, Any]
 PACKET = 64 << 10
 MOST_DESCRIPTORS = 64

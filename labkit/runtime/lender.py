@@ -154,11 +154,11 @@ def _settle(theirs: socket) -> socket:
 
 def _serve(spawner: socket) -> NoReturn:
     lent, known = lending.Lending(), Known()
-    while lent.whole:
+    while True:
         pipe = os.pipe()
         received = channel.receive(spawner)
         if not received:
-            break
+            os._exit(0)
         message, fds = received
         work = Work(message["first"], fds[0], known)
         try:
@@ -168,7 +168,6 @@ def _serve(spawner: socket) -> NoReturn:
         else:
             spawner.send(_BACK)
         os.closerange(pipe[0], fds[-1] + 1)
-    os._exit(0)
 
 
 def _lend(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabkitError
 from labkit.kernel.lending import Program
+from labkit.kernel.signals import ends_within
 from labkit.plan import Context, Encoded, Numbered, Operation, Record, decode, perform
 from labkit.runtime import channel
 from labkit.runtime.init import Executing, execute, prepare
@@ -93,7 +94,7 @@ class Parked:
     def discard(self) -> None:
         """End the child: it goes when its control socket closes, unless somebody has stopped it."""
         self.control.close()
-        if not select.select([self.pidfd], [], [], PATIENCE)[0]:
+        if not ends_within(self.pidfd, PATIENCE):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
         os.close(self.pidfd)
@@ -124,11 +125,12 @@ class Work:
             operations = self._receive(done)
         except (LabkitError, OSError, MemoryError):
             return None
-        ready = prepare(operations, self._context, self._records) if operations else None
-        if not ready:
-            return None
-        self._last = ready
-        return ready[1].execution(self._context)
+        self._last = prepare(operations, self._context, self._records) if operations else None
+        return self.program(self._last[1]) if self._last else None
+
+    def program(self, last: Executing) -> Program:
+        """What the plan's last operation executes."""
+        return last.execution(self._context)
 
     def failed(self) -> None:
         """It couldn't be executed: once more, by the way on which it is told why."""

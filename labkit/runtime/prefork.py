@@ -138,5 +138,8 @@ class Prefork:
 
 def _keeps_secrets() -> bool:
     """Whether a process stays undumpable when it changes its user, and all with it that share its memory."""
-    with open(_SUID_DUMPABLE, encoding="ascii") as file:
-        return file.read().strip() != "1"
+    try:
+        with open(_SUID_DUMPABLE, encoding="ascii") as file:
+            return file.read().strip() != "1"
+    except OSError:
+        return False

@@ -288,7 +288,7 @@ class Spawner:
         """
         clone = next((op for _, op in operations if isinstance(op, CloneInit | CloneIntoPidNamespace)), None)
         parked = None
-        if isinstance(clone, CloneInit) and not clone.cgroup:
+        if isinstance(clone, CloneInit) and not (clone.cgroup or clone.flags & c.CSIGNAL):
             parked = self.prefork.take(Kind(clone.flags, message["first"]))
         elif isinstance(clone, CloneIntoPidNamespace) and clone.join_pid and not (clone.cgroup or clone.guarded):
             parked = self.prefork.enter(Kind(0, message["first"]), lent["target"], clone.target())

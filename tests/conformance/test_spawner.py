@@ -7,14 +7,19 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.load.measuring import spawners_of
+from tests.strace.observing import last_plan
 from tests.support.daemon import PATIENCE, Daemon, processes
 
 pytestmark = pytest.mark.root
+
+FORKED = ["setns", "clone3", "setns"]
+"""The spawner enters the pid namespace, forks, and goes back."""
 
 
 def test_input_ends_although_a_child_is_parked_meanwhile(daemon: Daemon) -> None:
@@ -31,18 +36,29 @@ def test_it_has_a_name_of_its_own(daemon: Daemon) -> None:
     assert Path(f"/proc/{spawners_of(daemon)[0]}/comm").read_text() == "labkit-spawner\n"
 
 
-def test_a_fork_server_that_was_killed_is_replaced(daemon: Daemon) -> None:
-    """Starts don't depend on it: the next one forks its own child, and has another server made."""
-    killed = fork_server(daemon)
+def test_a_lender_that_was_killed_is_replaced(daemon: Daemon) -> None:
+    """Starts don't depend on it: the next one forks its own child, or has another lender made."""
+    killed = lender(daemon)
     os.kill(killed, signal.SIGKILL)
     assert daemon.out("run", "--rm", "--network", "none", "busybox", "echo", "on") == "on"
-    assert fork_server(daemon) != killed
+    assert lender(daemon) != killed
     assert f"{killed}: " not in "".join(processes("labkit.runtime.spawner"))
+
+
+def test_what_is_kept_for_speed_goes_when_there_is_nothing_to_do(daemon: Daemon) -> None:
+    assert lender(daemon)
+    log = daemon.run / "spawner.log"
+    said = log.read_text()
+    deadline = time.monotonic() + PATIENCE
+    while len(spawners_of(daemon)) > 1:
+        assert time.monotonic() < deadline, "there are lenders"
+        time.sleep(0.1)  # the spawner tells nobody that they have gone
+    assert log.read_text() == said
 
 
 def test_a_parked_child_that_was_killed_costs_no_start(daemon: Daemon) -> None:
     """Nobody has asked for it yet: the next start forks its own."""
-    server = fork_server(daemon)
+    server = lender(daemon)
     spawner = spawners_of(daemon)[0]
     deadline = time.monotonic() + PATIENCE
     while not (parked := set(spawners_of(daemon)) - {server, spawner}):
@@ -65,8 +81,8 @@ def test_a_container_that_is_what_forked_it_cannot_change_that_on_the_host(daemo
     assert b"Read-only file system" in found.stderr
 
 
-def fork_server(daemon: Daemon) -> int:
-    """The pid of the fork server, there soon after a start; unlike a parked child it has the host's namespaces."""
+def lender(daemon: Daemon) -> int:
+    """The pid of the lender of starts, there soon after one; unlike a parked child it has the host's namespaces."""
     daemon.docker("run", "--rm", "--network", "none", "busybox", "true")
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -76,4 +92,54 @@ def fork_server(daemon: Daemon) -> int:
                 if os.readlink(f"/proc/{pid}/ns/pid") == os.readlink(f"/proc/{spawner}/ns/pid"):
                     return pid
         time.sleep(0.01)  # the spawner tells nobody that it has forked one
-    raise AssertionError("no fork server came")
+    raise AssertionError("no lender came")
+
+
+@pytest.mark.parametrize(
+    ("options", "neighbour", "calls"),
+    [
+        ((), None, ["setns", "clone"]),
+        (("--cap-add", "SYS_PTRACE"), None, FORKED),
+        (("--privileged",), None, FORKED),
+        ((), ("--cap-add", "SYS_PTRACE"), FORKED),
+        ((), (), ["setns", "clone"]),
+    ],
+)
+def test_an_exec_that_somebody_may_trace_has_memory_of_its_own(
+    daemon: Daemon, options: tuple[str, ...], neighbour: tuple[str, ...] | None, calls: list[str]
+) -> None:
+    """Who traces a process on the lender's memory has that, and the host."""
+    with containers(daemon, options, neighbour):
+        for _ in range(2):
+            assert daemon.out("exec", "entered", "echo", "in") == "in"
+            assert made_by(daemon) == calls
+
+
+def test_an_exec_beside_a_privileged_one_has_memory_of_its_own(daemon: Daemon) -> None:
+    with containers(daemon):
+        daemon.docker("exec", "-d", "--privileged", "entered", "sleep", "1000")
+        daemon.docker("exec", "entered", "true")
+        assert made_by(daemon) == FORKED
+
+
+@contextlib.contextmanager
+def containers(
+    daemon: Daemon, options: tuple[str, ...] = (), neighbour: tuple[str, ...] | None = None
+) -> Iterator[None]:
+    """A container, and one that shares its processes."""
+    run = "run", "-d", "--network", "none"
+    names = ["entered"]
+    daemon.docker(*run, "--name", "entered", *options, "busybox", "sleep", "1000")
+    if neighbour is not None:
+        names.append("beside")
+        daemon.docker(*run, "--name", "beside", "--pid", "container:entered", *neighbour, "busybox", "sleep", "1000")
+    try:
+        yield
+    finally:
+        daemon.docker("rm", "-f", *reversed(names))
+
+
+def made_by(daemon: Daemon) -> list[str]:
+    """The kernel calls that made the process of the last plan."""
+    (fork,) = (operation for operation in last_plan(daemon)["operations"] if operation["actor"] == "spawner")
+    return [call["name"] for call in fork["calls"] if call["name"] in ("setns", "clone", "clone3")]

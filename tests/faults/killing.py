@@ -78,6 +78,14 @@ def hook(folder):
                 here("after", number)
         return failed
     plan.perform, plan.undo = perform, undo
+    from labkit.runtime import parking
+    def program(work, last, original=parking.Work.program):  # what comes next is done by the C library
+        number = counted(type(last).__name__)
+        here("before", number)
+        found = original(work, last)
+        here("after", number)
+        return found
+    parking.Work.program = program
     def around(name, original):
         def called(path, *rest, **named):
             if named.get("dir_fd") is None and not os.fspath(path).startswith(folder):

@@ -24,7 +24,7 @@ def spawner_of(daemon: Daemon) -> int:
 
 
 def spawners_of(daemon: Daemon) -> list[int]:
-    """The daemon's spawner, then what it has forked for itself: its fork server, a child that is parked."""
+    """The daemon's spawner, then what it has forked for itself: its lenders, a child that is parked."""
     ours = (line for line in processes("labkit.runtime.spawner") if f" {daemon.run} " in line)
     found = sorted(int(line.partition(":")[0]) for line in ours)
     assert found, "no spawner runs"
