@@ -11,7 +11,8 @@ own, prepared ahead, and the next is its successor (`uc_link`).
     the child   `prepare`, in Python -> execve -> `failed`, in Python -> _exit
 
 The `read` is of a pipe whose other end only the child has: it ends when the child has executed a program, or has ended.
-Who may trace the child may write to the maker's memory meanwhile (ptrace(2)): `labkit.runtime.lender` sees to that.
+From one context to the next the C library makes a system call, `STEP`, which a filter of the child must let pass. Who
+may trace the child may write to the maker's memory meanwhile (ptrace(2)): `labkit.runtime.lender` sees to that.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ _BIRTH = struct.Struct("<i4xqqq")
 _ENDED, _UNREAD = 16, _BIRTH.size
 """Where in a birth clock_gettime(2) puts its struct timespec, and what is read from the pipe, which is nothing."""
 _LAST = (1 << 32) - 1
+STEP = "rt_sigprocmask"
 FLAGS = c.CLONE_VM | c.CLONE_PARENT_SETTID
 """Those of clone(2) that each child is made with."""
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from labkit.errors import KernelError
 from labkit.kernel import constants as c
 from labkit.kernel import null, syscalls
+from labkit.kernel.bpf_machine import allows
 from labkit.kernel.lending import Program
 from labkit.kernel.mounts import make_mount_point
 from labkit.plan import Context, Operation, Result
@@ -182,6 +183,10 @@ class InstallSeccomp(Operation):
     def run(self, context: Context) -> Result:
         syscalls.seccomp(c.SECCOMP_SET_MODE_FILTER, self.flags, b64decode(self.program))
         return None
+
+    def lets(self, call: str) -> bool:
+        """Whether a system call passes."""
+        return allows(b64decode(self.program), call)
 
     def describe(self) -> str:
         return f"filter system calls with {len(self.program) * 3 // 32} instructions of BPF"

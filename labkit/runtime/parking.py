@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabkitError
-from labkit.kernel.lending import Program
+from labkit.kernel.lending import STEP, Program
+from labkit.kernel.process import InstallSeccomp
 from labkit.kernel.signals import ends_within
 from labkit.plan import Context, Encoded, Numbered, Operation, Record, decode, perform
 from labkit.runtime import channel
@@ -126,6 +127,9 @@ class Work:
         except (LabkitError, OSError, MemoryError):
             return None
         self._last = prepare(operations, self._context, self._records) if operations else None
+        if self._last and operations and not all(_lets_return(operation) for _, operation in operations):
+            self.failed()  # from here on there is no way back to C, and the lender ends with the exec
+            return None
         return self.program(self._last[1]) if self._last else None
 
     def program(self, last: Executing) -> Program:
@@ -133,7 +137,7 @@ class Work:
         return last.execution(self._context)
 
     def failed(self) -> None:
-        """It couldn't be executed: once more, by the way on which it is told why."""
+        """It couldn't be executed by C: once more, from Python, where it is told why."""
         assert self._last
         execute(*self._last, self._context, self._records)
 
@@ -162,3 +166,8 @@ class Work:
             if self._known.get(place, (None,))[0] != data:
                 self._known[place] = data, decode(data)
         return tuple((place, self._known[place][1]) for place, *_ in operations)
+
+
+def _lets_return(operation: Operation) -> bool:
+    """Whether a child that has done it may still return to C."""
+    return not isinstance(operation, InstallSeccomp) or operation.lets(STEP)

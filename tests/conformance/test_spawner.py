@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -120,6 +121,18 @@ def test_an_exec_beside_a_privileged_one_has_memory_of_its_own(daemon: Daemon) -
         daemon.docker("exec", "-d", "--privileged", "entered", "sleep", "1000")
         daemon.docker("exec", "entered", "true")
         assert made_by(daemon) == FORKED
+
+
+@pytest.mark.parametrize("action", ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL"])
+def test_a_filter_may_forbid_what_leads_back_from_python_to_c(daemon: Daemon, tmp_path: Path, action: str) -> None:
+    profile = tmp_path / "profile.json"
+    rule = {"names": ["rt_sigprocmask"], "action": action}
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    run = "run", "--rm", "--network", "none", "--security-opt", f"seccomp={profile}", "busybox"
+    assert daemon.out(*run, "echo", "on") == "on"
+    missing = daemon.docker(*run, "no-such-program", check=False)
+    assert missing.returncode == 127
+    assert b"executable file not found" in missing.stderr
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.errors import InvalidParameter, NotImplementedByLabkit
+from labkit.kernel.bpf_machine import AUDIT_ARCH, RET_ALLOW, allows, interpret
 from labkit.kernel.numbers import ABIS, X32_SYSCALL_BIT, names, parse, syscalls
 from labkit.kernel.numbers.generate import compact, read
 from labkit.kernel.seccomp import bpf, compile_oci, compile_profile, default_profile, describe, to_oci
@@ -28,7 +29,7 @@ from labkit.kernel.seccomp.profile import ABI_OF
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "seccomp-default.json"
 KERNEL = (6, 1)
-KILL, ALLOW, EPERM, ENOSYS = (bpf.RET_KILL_THREAD, bpf.RET_ALLOW, bpf.RET_ERRNO | 1, bpf.RET_ERRNO | errno.ENOSYS)
+KILL, ALLOW, EPERM, ENOSYS = (bpf.RET_KILL_THREAD, RET_ALLOW, bpf.RET_ERRNO | 1, bpf.RET_ERRNO | errno.ENOSYS)
 # What Docker gives a container (moby, oci/caps/defaults.go).
 CAPABILITIES = frozenset(
     f"CAP_{name}"
@@ -37,27 +38,6 @@ CAPABILITIES = frozenset(
         "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
     )
 )  # fmt: skip
-
-
-def interpret(program: bytes, number: int, audit_arch: int, arguments: list[int]) -> int:
-    """Run a classic BPF program on a struct seccomp_data, as the kernel's seccomp does."""
-    data = struct.pack("<IIQ6Q", number, audit_arch, 0, *arguments)
-    instructions, position, accumulator = list(struct.iter_unpack("<HBBI", program)), 0, 0
-    while True:
-        code, jt, jf, k = instructions[position]
-        position += 1
-        if code == 0x20:
-            assert k % 4 == 0
-            accumulator = int.from_bytes(data[k : k + 4], "little")
-        elif code == 0x54:
-            accumulator &= k
-        elif code == 0x05:
-            position += k
-        elif code == 0x06:
-            return int(k)
-        else:
-            true = {0x15: accumulator == k, 0x25: accumulator > k, 0x35: accumulator >= k}[code]
-            position += jt if true else jf
 
 
 def holds(argument: dict[str, Any], arguments: list[int], narrow: bool) -> bool:
@@ -160,7 +140,7 @@ def test_programs_decide_as_the_profile_reads(data: st.DataObject, profile: dict
         table = syscalls(abi)
         for number in [*(table[name] for name in CALLS if name in table), 999 | (table["read"] & X32_SYSCALL_BIT)]:
             arguments = data.draw(st.lists(words, min_size=6, max_size=6))
-            got = interpret(program, number, bpf.AUDIT_ARCH[abi], arguments)
+            got = interpret(program, number, AUDIT_ARCH[abi], tuple(arguments))
             assert got == judge(profile, machine, abi, number, arguments), (abi, number, arguments, describe(program))
 
 
@@ -172,7 +152,7 @@ def test_docker_default_allows_and_denies_what_its_file_says() -> None:
         for number in syscalls(abi).values():
             for first in EDGES:
                 arguments = [first, 0, 1, first, 0, 0]
-                decided = interpret(program, number, bpf.AUDIT_ARCH[abi], arguments)
+                decided = interpret(program, number, AUDIT_ARCH[abi], tuple(arguments))
                 assert decided == judge(oci, "x86_64", abi, number, arguments), (abi, names(abi)[number], first)
 
 
@@ -183,7 +163,7 @@ def test_docker_default_at_its_known_corners() -> None:
 
     def decide(program: bytes, abi: str, call: str, *arguments: int) -> int:
         padded = [*arguments, 0, 0, 0, 0, 0, 0][:6]
-        return interpret(program, syscalls(abi)[call], bpf.AUDIT_ARCH[abi], padded)
+        return interpret(program, syscalls(abi)[call], AUDIT_ARCH[abi], tuple(padded))
 
     for abi in ("x86_64", "i386", "x32"):
         assert decide(program, abi, "getpid") == ALLOW
@@ -202,8 +182,8 @@ def test_docker_default_at_its_known_corners() -> None:
     assert decide(program, "x86_64", "personality", 1 << 32) == EPERM  # the high word counts
     assert decide(program, "x86_64", "personality", 0xFFFFFFFF) == ALLOW
     newer = max(syscalls("x86_64").values()) + 7
-    assert interpret(program, newer, bpf.AUDIT_ARCH["x86_64"], [0] * 6) == ENOSYS
-    assert interpret(program, 0, bpf.AUDIT_ARCH["aarch64"], [0] * 6) == KILL
+    assert interpret(program, newer, AUDIT_ARCH["x86_64"], (0,) * 6) == ENOSYS
+    assert interpret(program, 0, AUDIT_ARCH["aarch64"], (0,) * 6) == KILL
     assert len(program) // 8 < 1000
 
 
@@ -278,9 +258,18 @@ def test_to_oci_keeps_what_applies() -> None:
     }
 
 
+def test_a_filter_tells_whether_it_lets_a_call_pass() -> None:
+    assert allows(compile_profile(default_profile(), os.uname().machine, CAPABILITIES, KERNEL), "rt_sigprocmask")
+    denied = {"names": ["rt_sigprocmask"], "action": "SCMP_ACT_ERRNO"}
+    assert not allows(
+        compile_profile({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [denied]}, os.uname().machine, (), KERNEL),
+        "rt_sigprocmask",
+    )
+
+
 def test_an_empty_profile_filters_nothing() -> None:
     program = compile_profile({}, "x86_64", (), KERNEL)
-    assert interpret(program, 165, bpf.AUDIT_ARCH["x86_64"], [0] * 6) == ALLOW
+    assert interpret(program, 165, AUDIT_ARCH["x86_64"], (0,) * 6) == ALLOW
 
 
 def sample(**more: Any) -> dict[str, Any]:

@@ -7,18 +7,10 @@ each system call. It can load 32-bit words of that, compare, jump forward, and r
 from __future__ import annotations
 
 import errno
-import struct
 from typing import NamedTuple
 
+from labkit.kernel.bpf_machine import AND_K, AUDIT_ARCH, INSTRUCTION, JA, JEQ, JGE, JGT, LD_W_ABS, RET, RET_ALLOW
 from labkit.kernel.numbers import names
-
-LD_W_ABS = 0x20  # BPF_LD | BPF_W | BPF_ABS
-AND_K = 0x54  # BPF_ALU | BPF_AND | BPF_K
-JA = 0x05  # BPF_JMP | BPF_JA: the only jump that reaches beyond 255 instructions
-JEQ = 0x15  # BPF_JMP | BPF_JEQ | BPF_K, and so on
-JGT = 0x25
-JGE = 0x35
-RET = 0x06  # BPF_RET | BPF_K
 
 MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 SHORT_JUMP = 255
@@ -28,15 +20,6 @@ NUMBER = 0
 ARCHITECTURE = 4
 ARGUMENTS = 16
 
-# linux/audit.h, as seccomp_data.arch has them. x32 is x86_64 with a bit in the call's number.
-AUDIT_ARCH = {
-    "x86_64": 0xC000003E,
-    "i386": 0x40000003,
-    "x32": 0xC000003E,
-    "aarch64": 0xC00000B7,
-    "arm": 0x40000028,
-}
-
 # What a filter returns (linux/seccomp.h): an action, with 16 bits of data.
 RET_KILL_PROCESS = 0x80000000
 RET_KILL_THREAD = 0x00000000
@@ -44,7 +27,6 @@ RET_TRAP = 0x00030000
 RET_ERRNO = 0x00050000
 RET_TRACE = 0x7FF00000
 RET_LOG = 0x7FFC0000
-RET_ALLOW = 0x7FFF0000
 DATA_MASK = 0xFFFF
 
 
@@ -56,8 +38,6 @@ class Instruction(NamedTuple):
     jf: int
     k: int
 
-
-_ENCODING = struct.Struct("=HBBI")
 
 _RETURNS = {
     RET_KILL_PROCESS: "KILL_PROCESS",
@@ -73,12 +53,12 @@ _JUMPS = {JEQ: "jeq", JGT: "jgt", JGE: "jge"}
 
 def encode(program: list[Instruction]) -> bytes:
     """The program as seccomp(2) wants it (`struct sock_fprog.filter`)."""
-    return b"".join([_ENCODING.pack(*instruction) for instruction in program])
+    return b"".join([INSTRUCTION.pack(*instruction) for instruction in program])
 
 
 def decode(program: bytes) -> list[Instruction]:
     """The instructions of an encoded program."""
-    return [Instruction(*fields) for fields in _ENCODING.iter_unpack(program)]
+    return [Instruction(*fields) for fields in INSTRUCTION.iter_unpack(program)]
 
 
 def describe(program: bytes) -> list[str]:

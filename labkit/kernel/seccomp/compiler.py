@@ -11,15 +11,16 @@ from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 from labkit.errors import InvalidParameter, NotImplementedByLabkit
+from labkit.kernel.bpf_machine import AND_K, AUDIT_ARCH, JA, JEQ, JGE, JGT, LD_W_ABS, RET, RET_ALLOW
 from labkit.kernel.numbers import X32_SYSCALL_BIT, syscalls
 from labkit.kernel.seccomp import bpf
-from labkit.kernel.seccomp.bpf import JA, JEQ, JGE, JGT, LD_W_ABS, RET, Instruction
+from labkit.kernel.seccomp.bpf import Instruction
 from labkit.kernel.seccomp.profile import ABI_OF, checked, listed, machine, to_oci
 
 _NARROW = ("i386", "x32", "arm")  # 32-bit arguments: only the low word counts, as for libseccomp
 
 _ACTIONS = {
-    "SCMP_ACT_ALLOW": bpf.RET_ALLOW,
+    "SCMP_ACT_ALLOW": RET_ALLOW,
     "SCMP_ACT_ERRNO": bpf.RET_ERRNO,
     "SCMP_ACT_KILL": bpf.RET_KILL_THREAD,
     "SCMP_ACT_KILL_THREAD": bpf.RET_KILL_THREAD,
@@ -101,8 +102,8 @@ def compile_oci(seccomp: dict[str, Any], arch: str) -> bytes:
             abis.append(ABI_OF[name])
     stub = seccomp["defaultAction"] not in _PERMISSIVE and default != _ENOSYS
     program = [_load(bpf.ARCHITECTURE)]
-    for audit_arch in dict.fromkeys(bpf.AUDIT_ARCH[abi] for abi in abis):
-        members = [abi for abi in abis if bpf.AUDIT_ARCH[abi] == audit_arch]
+    for audit_arch in dict.fromkeys(AUDIT_ARCH[abi] for abi in abis):
+        members = [abi for abi in abis if AUDIT_ARCH[abi] == audit_arch]
         section = [_load(bpf.NUMBER), *_search(_ranges(members, rules, default, stub))]
         program += [*_branch(JEQ, audit_arch, len(section)), *section]
     program.append(Instruction(RET, 0, 0, bpf.RET_KILL_THREAD))  # libseccomp's treatment of unknown architectures
@@ -284,7 +285,7 @@ def _compare(condition: Condition, narrow: bool) -> list[_Step]:
         steps.append((LD_W_ABS, offset, _NEXT, _NEXT))
         part = mask >> shift & _WORD
         if part != _WORD:
-            steps.append((bpf.AND_K, part, _NEXT, _NEXT))
+            steps.append((AND_K, part, _NEXT, _NEXT))
         same, other = (_NEXT, _FAILS) if op != "SCMP_CMP_NE" else (_FAILS if shift == 0 else _NEXT, _HOLDS)
         steps.append((JEQ, wanted >> shift & _WORD, same, other))
     return steps
