@@ -181,7 +181,7 @@ class Spawner:
             self.settle(process)
         self.running = True
         self.daemon = sock
-        self.selector.register(sock, selectors.EVENT_READ, self.serve)
+        self.selector.register(sock, selectors.EVENT_READ, lambda: self.serve(sock))
         self.tell({"hello": channel.PROTOCOL, "pid": os.getpid()})
         for process in list(self.processes.values()):
             self.introduce(process)
@@ -218,12 +218,15 @@ class Spawner:
         except (BrokenPipeError, ConnectionResetError):
             self.drop_daemon()
 
-    def serve(self) -> None:
+    def serve(self, sock: socket.socket) -> None:
         """Take one request of the daemon."""
-        assert self.daemon
+        if (
+            sock is not self.daemon
+        ):  # it has died, and what was told to it since the selector told of this has shown that
+            return None
         try:
             with self.spare:
-                received = channel.receive(self.daemon)
+                received = channel.receive(sock)
         except ConnectionResetError:
             received = None
         if received is None:
