@@ -19,7 +19,7 @@ import msgspec
 
 import labkit
 from labkit.api.busypoll import BusyPoll
-from labkit.api.heads import REPEATED_LIMIT, Head, HeadParser, repeated_head
+from labkit.api.heads import REPEATED_LIMIT, Head, HeadParser, whole_head
 from labkit.api.messages import (
     Answer,
     Hijack,
@@ -66,13 +66,47 @@ def _response(response: Response, keep_alive: bool, bodiless: bool = False) -> b
     return f"{head}{length}{connection}\r\n".encode("latin-1") + body
 
 
+Immediate = Callable[[bytes], tuple[Head, bytes] | None]
+
+
+def immediate_answers(router: Router) -> Immediate:
+    """What finds, for the bytes of a request, its head and its answer (empty: still to be made).
+
+    None for a request that isn't all there, or isn't one, or has to wait for its answer. The last ones are remembered.
+    """
+
+    @lru_cache(256)
+    def find(data: bytes) -> tuple[Head, bytes] | None:
+        head = whole_head(data)
+        route = router.immediate(head.method, head.path) if head else None
+        if not (head and route):
+            return None
+        if not route.constant:
+            return head, b""
+        try:
+            check_version(head.version)
+        except InvalidParameter:
+            return None
+        made = route.answer(Request(head.method, head.path, head.version, head.query, head.fields, asyncio.Event()))
+        assert isinstance(made, Response)
+        return head, _response(made, keep_alive=True)
+
+    return find
+
+
 class Connection(asyncio.Protocol):
     """One accepted connection, from its first byte to its last."""
 
     def __init__(
-        self, router: Router, connections: set[Connection], busypoll: BusyPoll, observe: Observer | None
+        self,
+        router: Router,
+        immediate: Immediate,
+        connections: set[Connection],
+        busypoll: BusyPoll,
+        observe: Observer | None,
     ) -> None:
         self._router = router
+        self._immediate = immediate
         self._connections = connections
         self._busypoll = busypoll
         self._observe = observe
@@ -94,8 +128,8 @@ class Connection(asyncio.Protocol):
         self._task = asyncio.get_running_loop().create_task(self._serve())
 
     def data_received(self, data: bytes) -> None:
-        self._busypoll.asked()
         if not (self._idle and not self._outbox.congested and self._answer_at_once(data)):
+            self._busypoll.asked()
             self._inbox.feed(data)
 
     def eof_received(self) -> bool:
@@ -171,21 +205,22 @@ class Connection(asyncio.Protocol):
     def _answer_at_once(self, data: bytes) -> bool:
         """Answer a request that has come whole, if its route needn't wait: with no turn of the event loop.
 
-        False for everything else, and for all that is wrong: the task answers that.
+        False for everything else, and for all that is wrong: the task answers that. A client that is answered before it
+        waits needn't be woken, which is most of what a ping takes: all that can be done later is.
         """
-        if not data.startswith(b"GET ") or len(data) > REPEATED_LIMIT or data.find(b"\r\n\r\n") != len(data) - 4:
+        found = self._immediate(data) if len(data) <= REPEATED_LIMIT else None
+        if found is None:
             return False
-        try:
-            head = repeated_head(data)
-        except InvalidParameter:
-            return False
-        if head is None or not head.bare or not self._router.is_immediate(head.method, head.path):
-            return False
-        request, began = self._request(head, None), time.time_ns()
-        answer = self._answer_now(request)
-        ended = self._report(request, answer.status, began)
-        self._write(_response(answer, keep_alive=True))
-        self._busypoll.answered(ended - began)
+        began = time.time_ns()
+        head, answer = found
+        if answer:
+            self._write(answer)
+        request = self._request(head, None)
+        made = self._answer_now(request)
+        if not answer:
+            self._write(_response(made, keep_alive=True))
+        self._busypoll.asked()
+        self._busypoll.answered(self._report(request, made.status, began) - began)
         return True
 
     async def _exchange(self, head: Head) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from urllib.parse import parse_qs, unquote
 
 import httptools
@@ -80,9 +79,13 @@ def _split_url(url: str) -> tuple[tuple[int, int], str, dict[str, list[str]]]:
     return version, path, parse_qs(query, keep_blank_values=True) if query else {}
 
 
-@lru_cache(256)
-def repeated_head(data: bytes) -> Head | None:
-    """The head that these bytes are, whole; None if they aren't one. Raises InvalidParameter."""
+def whole_head(data: bytes) -> Head | None:
+    """The head of a request that is nothing else, if these bytes are one."""
+    if data.find(b"\r\n\r\n") != len(data) - 4:
+        return None
     parser = HeadParser()
-    parser.feed(data)
-    return parser.head
+    try:
+        parser.feed(data)
+    except InvalidParameter:
+        return None
+    return parser.head if parser.head and parser.head.bare else None

@@ -13,7 +13,7 @@ import ssl as tls
 from collections.abc import Iterable
 
 from labkit.api.busypoll import BusyPoll
-from labkit.api.connection import Connection, Observer
+from labkit.api.connection import Connection, Observer, immediate_answers
 from labkit.api.messages import Answer, Hijack, Request, Response, Stream, error_response, json_response
 from labkit.api.routing import API_VERSION, MIN_API_VERSION, Route, Router
 from labkit.api.streams import Hijacked
@@ -46,6 +46,7 @@ class Server:
 
     def __init__(self, routes: Iterable[Route], observe: Observer | None = None) -> None:
         self._router = Router(routes)
+        self._immediate = immediate_answers(self._router)
         self._observe = observe
         self._busypoll = BusyPoll()
         self._connections: set[Connection] = set()
@@ -62,7 +63,7 @@ class Server:
         return server
 
     def _accept(self) -> Connection:
-        return Connection(self._router, self._connections, self._busypoll, self._observe)
+        return Connection(self._router, self._immediate, self._connections, self._busypoll, self._observe)
 
     async def close(self) -> None:
         """Stop accepting and end all connections; returns when their routes have ended."""

@@ -25,13 +25,15 @@ _VERSIONED = re.compile(r"/v(\d{1,4})\.(\d{1,4})(/.*)", re.DOTALL)
 class Route:
     """One method and path, and what answers it.
 
-    With `immediate`, `answer` is a plain function that gives a Response without waiting for anything.
+    With `immediate`, `answer` is a plain function that gives a Response without waiting for anything; with `constant`,
+    it gives the same one to each request.
     """
 
     method: str
     pattern: str
     answer: Callable[[Request], Awaitable[Answer] | Answer]
     immediate: bool = False
+    constant: bool = False
 
 
 class Router:
@@ -61,10 +63,10 @@ class Router:
         names = _PARAMETER.findall(route.pattern)
         return route, {name: match[first + 1 + index] for index, (name, _) in enumerate(names)}
 
-    def is_immediate(self, method: str, path: str) -> bool:
-        """Whether a path's answer is given without waiting; only paths without parameters can be."""
+    def immediate(self, method: str, path: str) -> Route | None:
+        """The route of a path whose answer is given without waiting; only paths without parameters can be."""
         route = self._static.get((method, path))
-        return route is not None and route.immediate
+        return route if route is not None and route.immediate else None
 
 
 def _compile(routes: list[Route]) -> re.Pattern[str]:

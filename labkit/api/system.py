@@ -209,7 +209,7 @@ def routes(engine: Engine) -> list[Route]:
     """All routes about the daemon itself."""
     one = System(engine)
     return [
-        Route("GET", "/_ping", one.ping, immediate=True),
+        Route("GET", "/_ping", one.ping, immediate=True, constant=True),
         Route("HEAD", "/_ping", one.ping),
         Route("GET", "/version", one.version),
         Route("GET", "/info", one.info),

@@ -36,6 +36,25 @@ def test_an_immediate_route_is_answered_in_order(serve: Serve) -> None:
     assert [path for path, _, _ in served.seen] == ["/plain"] * 6 + ["/echo", "/plain", "/plain"]
 
 
+def test_a_constant_answer_is_told_of_each_time_and_only_to_those_who_may_have_it(serve: Serve) -> None:
+    served = serve(Route("GET", "/same", lambda request: Response(200, b"it", "text/plain"), True, True), ECHO)
+    with served.connect() as client:
+        for path in ("/same", "/same", "/v1.41/same", "/v1.41/same"):
+            assert ask(client, f"GET {path} HTTP/1.1").read() == b"it"
+        for _ in range(2):
+            assert ask(client, "GET /v9.99/same HTTP/1.1").status == 400
+        for _ in range(2):
+            client.sendall(b"GET /same HTTP/1.1\r\nHost: d\r\nContent-Length: 3\r\n\r\n123")
+            assert answer(client).read() == b"it"
+        assert ask(client, "GET /same HTTP/1.1\nConnection: close").read() == b"it"
+        assert client.recv(1) == b""
+    assert [(path, status) for path, status, _ in served.seen] == [
+        *[("/same", 200)] * 4,
+        *[("/same", 400)] * 2,
+        *[("/same", 200)] * 3,
+    ]
+
+
 def test_an_immediate_route_waits_for_a_client_that_does_not_read(serve: Serve) -> None:
     """Answers of one who only asks don't pile up: once its buffers are full, its requests wait in their order."""
     served = serve(Route("GET", "/big", lambda request: Response(200, bytes(1 << 20)), immediate=True), PING)
