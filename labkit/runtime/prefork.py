@@ -19,7 +19,7 @@ _SUID_DUMPABLE = "/proc/sys/fs/suid_dumpable"
 
 
 class Prefork:
-    """The parked child, if there is one, and the lenders, each from the first child on.
+    """The parked child, if there is one, and the lenders, from the first moment of rest after a start or an exec on.
 
     What they say comes by `selector`; `spare` is lent for the descriptors. What is in the way goes to `log` and costs
     nothing: whoever finds no child forks one.
@@ -33,6 +33,7 @@ class Prefork:
         self._lenders: dict[bool, Lender] = {}
         self._parked: Parked | None = None
         self._kind: Kind | None = None
+        self._entered = False
 
     def pids(self) -> set[int]:
         """The children of this process that are waited for here."""
@@ -51,17 +52,20 @@ class Prefork:
 
     def enter(self, kind: Kind, pidfd: int, shown: str) -> Parked | None:
         """A child of this kind in the pid namespace of a process."""
+        self._entered = True
         return self._make(kind, (pidfd, shown))
 
     def park(self) -> None:
-        """Have a child made ready for the next start of the usual kind."""
-        if not self._kind or self._parked:
-            return
-        if (found := self._lender(False)) and not found.asked:
-            try:
-                found.ask(self._kind)
-            except (OSError, MemoryError) as error:
-                self._end(False, error)
+        """Have lenders for what was asked for, and a child made ready for the next start of the usual kind."""
+        if self._entered:
+            self._start(True)
+        if self._kind and not self._parked:
+            self._start(False)
+            if (found := self._free(False)) and not found.asked:
+                try:
+                    found.ask(self._kind)
+                except (OSError, MemoryError) as error:
+                    self._end(False, error)
 
     def unpark(self) -> None:
         """Do without a parked child."""
@@ -71,13 +75,14 @@ class Prefork:
             self._parked = None
 
     def end(self) -> None:
-        """Do without any of them."""
+        """Do without any of them, until something is asked for."""
         self.unpark()
+        self._kind, self._entered = None, False
         for enters in tuple(self._lenders):
             self._end(enters)
 
     def _make(self, kind: Kind, into: tuple[int, str] | None = None) -> Parked | None:
-        found = self._lender(bool(into))
+        found = self._free(bool(into))
         if not found:
             return None
         try:
@@ -90,16 +95,24 @@ class Prefork:
             self._end(bool(into), error)
         return None
 
-    def _lender(self, enters: bool) -> Lender | None:
-        """The lender for children that enter a pid namespace, or for others, if its memory is free."""
-        if not (self._able and _keeps_secrets()):
+    def _start(self, enters: bool) -> None:
+        """Have a lender for children that enter a pid namespace, or for others."""
+        if enters in self._lenders or not self._able:
+            return
+        try:
+            self._lenders[enters] = lender.start()
+            self._selector.register(self._lenders[enters], selectors.EVENT_READ, lambda: self._hear(enters))
+        except (KernelError, OSError, MemoryError) as error:
+            self._log(f"there is no lender: {error}")
+
+    def _free(self, enters: bool) -> Lender | None:
+        """The lender, if its memory can be lent."""
+        found = self._lenders.get(enters)
+        if not (found and _keeps_secrets()):
             return None
         try:
-            if enters not in self._lenders:
-                self._lenders[enters] = lender.start()
-                self._selector.register(self._lenders[enters], selectors.EVENT_READ, lambda: self._hear(enters))
-            return self._lenders[enters] if self._lenders[enters].is_free() else None
-        except (KernelError, OSError, MemoryError) as error:
+            return found if found.is_free() else None
+        except OSError as error:
             self._end(enters, error)
             return None
 

@@ -111,16 +111,17 @@ def test_an_exec_that_somebody_may_trace_has_memory_of_its_own(
 ) -> None:
     """Who traces a process on the lender's memory has that, and the host."""
     with containers(daemon, options, neighbour):
-        for _ in range(2):
+        for _ in range(3):  # there is no lender for the first
             assert daemon.out("exec", "entered", "echo", "in") == "in"
-            assert made_by(daemon) == calls
+        assert made_by(daemon) == calls
 
 
 def test_an_exec_beside_a_privileged_one_has_memory_of_its_own(daemon: Daemon) -> None:
     with containers(daemon):
         daemon.docker("exec", "-d", "--privileged", "entered", "sleep", "1000")
-        daemon.docker("exec", "entered", "true")
-        assert made_by(daemon) == FORKED
+        for _ in range(3):
+            daemon.docker("exec", "entered", "true")
+            assert made_by(daemon) == FORKED
 
 
 @pytest.mark.parametrize("action", ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL"])
@@ -129,7 +130,8 @@ def test_a_filter_may_forbid_what_leads_back_from_python_to_c(daemon: Daemon, tm
     rule = {"names": ["rt_sigprocmask"], "action": action}
     profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
     run = "run", "--rm", "--network", "none", "--security-opt", f"seccomp={profile}", "busybox"
-    assert daemon.out(*run, "echo", "on") == "on"
+    for _ in range(3):  # there may be no lender for the first
+        assert daemon.out(*run, "echo", "on") == "on"
     missing = daemon.docker(*run, "no-such-program", check=False)
     assert missing.returncode == 127
     assert b"executable file not found" in missing.stderr

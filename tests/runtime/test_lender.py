@@ -279,22 +279,26 @@ def taken(prefork: Prefork, kind: Kind) -> Parked:
 
 
 @alone
-def test_there_is_a_child_at_once_and_one_that_waits_for_the_next() -> None:
+def test_after_a_moment_of_rest_a_child_waits_for_the_next_start() -> None:
     said: list[str] = []
     with preforking(said) as (prefork, hear):
-        first = taken(prefork, PLAIN)
-        first.discard()
+        assert prefork.take(PLAIN) is None
         prefork.park()
+        (server,) = children() & prefork.pids()
         hear()
-        (waiting,) = children() - {first.lender.pid}
-        second = taken(prefork, PLAIN)
-        assert second.pid == waiting
+        (waiting,) = children() - {server}
+        first = taken(prefork, PLAIN)
+        assert first.pid == waiting
+        first.discard()
+        second = taken(prefork, PLAIN)  # none waits: it is made at once
         second.discard()
         prefork.park()
         hear()
         prefork.unpark()
-        assert children() == {first.lender.pid}
+        assert children() == {server}
         prefork.end()
+        assert children() == set()
+        prefork.park()  # nothing has been asked for since
         assert children() == set()
     assert said == []
 
@@ -303,39 +307,62 @@ def test_there_is_a_child_at_once_and_one_that_waits_for_the_next() -> None:
 def test_a_parked_child_of_another_kind_makes_room() -> None:
     said: list[str] = []
     with preforking(said) as (prefork, hear):
-        first = taken(prefork, PLAIN)
-        first.discard()
+        prefork.take(PLAIN)
         prefork.park()
+        (server,) = prefork.pids()
         hear()
         other = Kind(c.CLONE_NEWUTS, [])
         second = taken(prefork, other)
         assert second.kind == other
-        assert children() == {first.lender.pid, second.pid}
+        assert children() == {server, second.pid}
         second.discard()
     assert said == []
 
 
+@pytest.mark.root
+@alone
+def test_execs_have_a_lender_of_their_own() -> None:
+    with preforking([]) as (prefork, hear):
+        prefork.take(PLAIN)
+        assert prefork.enter(PLAIN, os.pidfd_open(os.getpid()), "itself") is None
+        prefork.park()
+        hear()
+        waiting = taken(prefork, PLAIN)
+        entering = prefork.enter(PLAIN, os.pidfd_open(os.getpid()), "itself")
+        assert entering
+        assert entering.lender is not waiting.lender
+        waiting.discard()
+        entering.discard()
+
+
 @alone
 def test_while_its_memory_is_lent_a_lender_makes_no_other_child() -> None:
-    with preforking([]) as (prefork, _):
+    with preforking([]) as (prefork, hear):
+        prefork.take(PLAIN)
+        prefork.park()
+        hear()
         first = taken(prefork, PLAIN)
         assert prefork.take(PLAIN) is None
         first.discard()
-        second = taken(prefork, PLAIN)
-        second.discard()
+        taken(prefork, PLAIN).discard()
 
 
 @alone
 def test_a_killed_lender_is_told_of_and_replaced() -> None:
     said: list[str] = []
     with preforking(said) as (prefork, hear):
-        first = taken(prefork, PLAIN)
-        first.discard()
-        while first.lender.pid in prefork.pids():
-            os.kill(first.lender.pid, signal.SIGKILL)
+        prefork.take(PLAIN)
+        prefork.park()
+        hear()
+        taken(prefork, PLAIN).discard()
+        (server,) = prefork.pids()
+        os.kill(server, signal.SIGKILL)
+        while server in prefork.pids():
             hear()
-        second = taken(prefork, PLAIN)
-        second.discard()
+        assert prefork.take(PLAIN) is None
+        prefork.park()
+        hear()
+        taken(prefork, PLAIN).discard()
     assert said == ["a lender is gone: it has ended"]
 
 
@@ -346,11 +373,11 @@ def test_an_answer_that_was_taken_already_is_no_end() -> None:
     with selectors.EpollSelector() as selector:
         prefork = Prefork(selector, Spare(), said.append)
         try:
-            first = taken(prefork, PLAIN)
-            first.discard()
+            prefork.take(PLAIN)
             prefork.park()
             ((key, _),) = selector.select(PATIENCE)
             child = taken(prefork, PLAIN)
+            key.data()
             child.discard()
             another = taken(prefork, PLAIN)
             key.data()
