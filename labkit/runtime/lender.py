@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass
+from functools import partial
 from socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET, socket, socketpair
 from typing import Any, NoReturn
 
@@ -28,6 +29,7 @@ from labkit.trace import RECORDER
 _SPAWNER, _OWN = 3, 4
 """The lender's descriptors besides the standard streams: to the spawner, and of its own pid namespace."""
 _PACKET = 64
+_ENDED = "it has ended"
 _BACK = b"back"
 """What the lender says when its memory is its own again."""
 
@@ -62,7 +64,7 @@ class Lender:
         except BlockingIOError:
             return
         if not told:
-            raise ConnectionResetError("it has ended")
+            raise ConnectionResetError(_ENDED)
         self.lent = self.due = False
 
     def ask(self, kind: Kind, into: tuple[int, str] | None = None) -> None:
@@ -89,28 +91,30 @@ class Lender:
         assert self.asked
         (kind, mounts, control), self.asked = self.asked, None
         try:
-            calls, birth = self._receive()
+            calls, pid = self._receive()
             self.lent = True
-            pidfd = os.pidfd_open(birth.pid)
+            pidfd = _pidfd_of(pid)
         except (KernelError, OSError):
             os.close(mounts)
-            control.close()  # a child that there is, ends
+            control.close()
             raise
-        return Parked(kind, birth.pid, pidfd, control, calls, mounts, self)
+        return Parked(kind, pid, pidfd, control, calls, mounts, self)
 
-    def _receive(self) -> tuple[list[tuple[Any, ...]], lending.Birth]:
-        """The kernel calls that made the child, and its birth."""
-        message = self._message()
-        birth = lending.read_birth(self.sock.recv(_PACKET))
+    def _receive(self) -> tuple[list[tuple[Any, ...]], int]:
+        """The kernel calls that made the child, and its pid."""
+        message, packet = self._message(), self.sock.recv(_PACKET)
+        if not packet:
+            raise ConnectionResetError(_ENDED)
+        birth = lending.read_birth(packet)
         if not birth.pid:
-            self._message()
+            self._message()  # raises what kept it from that
         clone = "clone", (message["flags"],), birth.pid, 0, birth.began, birth.ended
-        return [*message["calls"], clone], birth
+        return [*message["calls"], clone], birth.pid
 
     def _message(self) -> channel.Message:
         received = channel.receive(self.sock)
         if not received:
-            raise ConnectionResetError("it has ended")
+            raise ConnectionResetError(_ENDED)
         if "error" in received[0]:
             raise KernelError(*received[0]["error"])
         return received[0]
@@ -123,6 +127,16 @@ class Lender:
         self.sock.close()
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
+
+
+def _pidfd_of(child: int) -> int:
+    """A pidfd of a new child. If there is no room for one the child is ended, and buried."""
+    try:
+        return os.pidfd_open(child)
+    except OSError:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
 
 
 def start() -> Lender:
@@ -188,9 +202,15 @@ def _lend(
         RECORDER.stop()
     channel.send(spawner, {"calls": calls, "flags": flags | lending.FLAGS})
     try:
-        lent.lend(flags, work.prepare, work.failed, spawner, pipe)
+        lent.lend(flags, partial(_begin, work), work.failed, spawner, pipe)
     except OSError as error:
         raise KernelError("clone", error.errno or 0) from error
     finally:
         if into:
             syscalls.setns(_OWN, c.CLONE_NEWPID)
+
+
+def _begin(work: Work) -> lending.Program | None:
+    """What a child does first. It has a copy of the lender's socket, which would outlive a lender that is killed."""
+    os.close(_SPAWNER)
+    return work.prepare()

@@ -233,6 +233,27 @@ def test_a_lender_that_is_killed_gives_no_answer() -> None:
 
 
 @alone
+def test_a_lender_that_is_killed_is_missed_although_its_child_lives() -> None:
+    with served() as server:
+        server.ask(PLAIN)
+        child = server.answer()
+        os.kill(server.pid, signal.SIGKILL)
+        child.left()
+        with pytest.raises(ConnectionResetError):
+            server.is_free()
+        child.discard()
+
+
+@alone
+def test_without_a_descriptor_for_the_answer_the_child_is_buried() -> None:
+    with served() as server:
+        server.ask(PLAIN)
+        with room_for(0), pytest.raises(OSError, match="Too many open files"):
+            server.answer()
+        assert children() == {server.pid}
+
+
+@alone
 def test_a_lender_whose_child_was_killed_at_its_work_ends() -> None:
     """What the child was changing is as it left it."""
     with served() as server:
