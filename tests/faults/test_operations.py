@@ -41,6 +41,8 @@ START = ("POST", "/containers/box/start", None)
 RUNNING = (CREATE, START)
 EXEC = ("POST", "/containers/box/exec", {"Cmd": ["sh", "-c", "echo begun; exit 3"]})
 START_EXEC = ("POST", "/exec/{Id}/start", {"Detach": True})
+ATTACHED = ("POST", "/containers/box/exec", {"Cmd": ["sh", "-c", "echo begun; exit 3"], "AttachStdout": True})
+START_ATTACHED = ("POST", "/exec/{Id}/start", {"Detach": False})
 OTHER = "other"
 BACK = ("POST", f"/containers/{OTHER}/rename?name=box", None)
 MORE = {"Memory": 96 << 20, "MemorySwap": 192 << 20, "PidsLimit": 60}
@@ -61,6 +63,11 @@ SCENARIOS: dict[str, tuple[Requests, Requests, set[str]]] = {
     "unpause": ((*RUNNING, post("pause")), (post("unpause"),), {"WriteCgroup"}),
     "stop what is paused": ((*RUNNING, post("pause")), (post("stop?t=20"),), {"WriteCgroup", "~CreateCgroup"}),
     "exec": (RUNNING, (EXEC, START_EXEC), {"CloneIntoPidNamespace", "JoinCgroup", "JoinNamespaces", "Execute"}),
+    "another exec": (
+        (*RUNNING, EXEC, START_EXEC),
+        (ATTACHED, START_ATTACHED),
+        {"CloneIntoPidNamespace", "JoinCgroup", "JoinNamespaces", "Execute"},
+    ),
     "remove": ((CREATE,), (("DELETE", "/containers/box?v=1", None),), {"rename", "rmdir", "unlink"}),
     "remove by force": (RUNNING, (("DELETE", "/containers/box?force=1", None),), {"~CreateCgroup", "rename", "rmdir"}),
     "rename": ((CREATE,), (post(f"rename?name={OTHER}"), BACK), {"rename"}),
@@ -90,10 +97,11 @@ def cleared(own: Mortal) -> Iterator[None]:
 def try_moment(own: Mortal, scenario: str, victim: str, when: str, number: int) -> str:
     """One cell of the matrix; the operation at which the victim died, empty if it came to no such moment."""
     before, requests, _ = SCENARIOS[scenario]
-    for request in before:
-        ask(own, (request,))
-        if request == START:
-            until_up(own)
+    running = before.index(START) + 1 if START in before else 0
+    ask(own, before[:running])
+    if running:
+        until_up(own)
+    ask(own, before[running:])
     moment = own.killed_at(victim, when, number, requests)
     told = f"{scenario}: {victim} {moment}"
     own.request(*BACK)  # unless it has its own name already

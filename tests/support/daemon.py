@@ -106,13 +106,15 @@ class Daemon:
         return {**os.environ, "DOCKER_HOST": self.host, "DOCKER_CONFIG": str(self.config), "DOCKER_CLI_HINTS": "false"}
 
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """One request to the Engine API: status and decoded answer (None where there is none)."""
+        """One request to the Engine API: status and answer, decoded if it is JSON (None where there is none)."""
         connection = UnixConnection(str(self.socket))
         with contextlib.closing(connection):
             headers = {"Content-Type": "application/json"}
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             data = answer.read()
+        if "stream" in answer.headers.get("Content-Type", ""):
+            return answer.status, data
         return answer.status, json.loads(data) if data else None
 
     def remove_all(self) -> None:
