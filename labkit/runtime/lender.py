@@ -38,13 +38,13 @@ _BACK = b"back"
 class Lender:
     """The spawner's end. `asked` is what it was asked for and hasn't answered yet.
 
-    `lent` says that a child has its memory, `due` that this one has executed its program by now, or has ended.
+    `lent` is the child that has its memory; `due` says that this one has executed its program by now, or has ended.
     """
 
     pid: int
     sock: socket
     asked: tuple[Kind, int, socket] | None = None
-    lent: bool = False
+    lent: Parked | None = None
     due: bool = False
 
     def fileno(self) -> int:
@@ -55,7 +55,7 @@ class Lender:
         """Whether a child can be made now. Raises ConnectionResetError if never again."""
         if self.lent:
             self.hear(self.due)
-        return not self.lent
+        return self.lent is None
 
     def hear(self, wait: bool = False) -> None:
         """Take note that the memory is back, if it is. Raises ConnectionResetError if the lender has ended."""
@@ -65,7 +65,7 @@ class Lender:
             return
         if not told:
             raise ConnectionResetError(_ENDED)
-        self.lent = self.due = False
+        self.lent, self.due = None, False
 
     def ask(self, kind: Kind, into: tuple[int, str] | None = None) -> None:
         """Ask for a child; `into` is a pidfd, as the trace shall call it, of whose pid namespace it shall be.
@@ -92,13 +92,13 @@ class Lender:
         (kind, mounts, control), self.asked = self.asked, None
         try:
             calls, pid = self._receive()
-            self.lent = True
             pidfd = _pidfd_of(pid)
         except (KernelError, OSError):
             os.close(mounts)
             control.close()
             raise
-        return Parked(kind, pid, pidfd, control, calls, mounts, self)
+        self.lent = Parked(kind, pid, pidfd, control, calls, mounts, self)
+        return self.lent
 
     def _receive(self) -> tuple[list[tuple[Any, ...]], int]:
         """The kernel calls that made the child, and its pid."""
@@ -118,6 +118,11 @@ class Lender:
         if "error" in received[0]:
             raise KernelError(*received[0]["error"])
         return received[0]
+
+    def left(self, child: Parked) -> None:
+        """A child has executed its program, or has ended. That may be known already, and another one be there."""
+        if self.lent is child:
+            self.due = True
 
     def end(self) -> None:
         """End it and bury it. A child that has its memory keeps that."""

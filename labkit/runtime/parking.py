@@ -90,7 +90,7 @@ class Parked:
 
     def left(self) -> None:
         """It has executed its program, or has ended: the memory that it had is the lender's again."""
-        self.lender.due = True
+        self.lender.left(self)
 
     def discard(self) -> None:
         """End the child: it goes when its control socket closes, unless somebody has stopped it."""

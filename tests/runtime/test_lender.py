@@ -150,6 +150,26 @@ def test_a_child_runs_its_program_and_the_next_one_another() -> None:
 
 
 @alone
+def test_a_child_that_is_known_to_have_left_late_is_not_taken_for_the_next() -> None:
+    """Of the two that tell that the memory is free, the lender may be the first to be heard."""
+    with served() as server:
+        server.ask(PLAIN)
+        first = server.answer()
+        work(first, "/bin/true", output=0)
+        poll = select.poll()
+        poll.register(server, select.POLLIN)
+        assert poll.poll(PATIENCE * 1000)
+        server.hear()
+        assert server.is_free()
+        server.ask(PLAIN)
+        second = server.answer()
+        assert end_of(first) == 0
+        assert not server.is_free()
+        second.discard()
+        assert server.is_free()
+
+
+@alone
 def test_a_program_that_cannot_run_is_told_in_the_usual_way() -> None:
     with served() as server:
         for argv, error in ((("/none",), "execve"), (("/bin/echo", "a\0b"), "ValueError: embedded null byte")):
