@@ -12,6 +12,7 @@ import shlex
 import signal
 from base64 import b64decode
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from labkit.errors import KernelError
@@ -186,10 +187,15 @@ class InstallSeccomp(Operation):
 
     def lets(self, call: str) -> bool:
         """Whether a system call passes."""
-        return allows(b64decode(self.program), call)
+        return _lets(self.program, call)
 
     def describe(self) -> str:
         return f"filter system calls with {len(self.program) * 3 // 32} instructions of BPF"
+
+
+@lru_cache(maxsize=16)
+def _lets(program: str, call: str) -> bool:
+    return allows(b64decode(program), call)
 
 
 def sysctl_path(key: str) -> str:

@@ -99,11 +99,15 @@ class Prefork:
         """Have a lender for children that enter a pid namespace, or for others."""
         if enters in self._lenders or not self._able:
             return
+        found = None
         try:
-            self._lenders[enters] = lender.start()
-            self._selector.register(self._lenders[enters], selectors.EVENT_READ, lambda: self._hear(enters))
+            found = lender.start()
+            self._selector.register(found, selectors.EVENT_READ, lambda: self._hear(enters))
+            self._lenders[enters] = found
         except (KernelError, OSError, MemoryError) as error:
             self._log(f"there is no lender: {error}")
+            if found:
+                found.end()
 
     def _free(self, enters: bool) -> Lender | None:
         """The lender, if its memory can be lent."""

@@ -220,9 +220,7 @@ class Spawner:
 
     def serve(self, sock: socket.socket) -> None:
         """Take one request of the daemon."""
-        if (
-            sock is not self.daemon
-        ):  # it has died, and what was told to it since the selector told of this has shown that
+        if sock is not self.daemon:  # it has died, as was seen since the selector told of this
             return None
         try:
             with self.spare:
