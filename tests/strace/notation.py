@@ -76,11 +76,13 @@ def from_trace(call: Data) -> str:
 
 
 def from_strace(line: str) -> str:
-    """A line of strace -y; empty for what isn't watched: a write elsewhere than to a file of the kernel's."""
+    """A line of strace -y; empty for what isn't watched (a write not to a file of the kernel's), or isn't over."""
     match = _LINE.fullmatch(line)
     if not match or match[1] == NETLINK:
         return ""
     name, arguments, result = match.groups()
+    if result.startswith("? ERESTART"):  # the kernel makes it once more, by itself: signal(7)
+        return ""
     if name == "write":
         found = re.fullmatch(r"\d+<([^<>]*)>, (\".*\"), \d+", arguments)
         if not found or not found[1].startswith(_KERNEL_FILES):

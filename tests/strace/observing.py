@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.explain.telling import Data
 from tests.strace.notation import NETLINK, WATCHED, calls_in, from_trace
-from tests.support.daemon import Daemon
+from tests.support.daemon import PATIENCE, Daemon
 
 SLEEP = ("busybox", "sleep", "1000")
 """What they run: nothing ends while strace looks on, so that all that it sees is starting."""
@@ -83,7 +84,21 @@ def observe(daemon: Daemon, scenarios: dict[str, tuple[str, ...]], folder: Path,
     for name, (command, *words) in scenarios.items():
         daemon.docker(command, *(["--name", name] if command == "run" else []), *words)
         plans[name] = last_plan(daemon)
-    return Observation(plans, folder, spawner)
+    found = Observation(plans, folder, spawner)
+    deadline = time.monotonic() + PATIENCE
+    while not _is_whole(found):
+        assert time.monotonic() < deadline, "strace has not seen the last exec"
+        time.sleep(0.02)  # it tells nobody
+    return found
+
+
+def _is_whole(observation: Observation) -> bool:
+    """Whether strace has written down all that the last start or exec has led to."""
+    programs = [plan["pids"]["init"] for plan in observation.plans.values()]
+    others = [pid for pid in observation.processes() if pid not in programs]
+    executed = all(any(call.startswith("execve(") for call in observation.seen(pid)) for pid in programs)
+    returned = all(sum("setns(" in call for call in observation.seen(pid)) % 2 == 0 for pid in others)
+    return executed and returned
 
 
 def last_plan(daemon: Daemon) -> Data:
