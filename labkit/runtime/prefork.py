@@ -15,11 +15,12 @@ from labkit.runtime.lender import Lender
 from labkit.runtime.parking import Kind, Parked
 from labkit.runtime.spare import Spare
 
+STARTS, EXECS = "starts", "execs"
 _SUID_DUMPABLE = "/proc/sys/fs/suid_dumpable"
 
 
 class Prefork:
-    """The parked child, if there is one, and the lenders, from the first moment of rest after a start or an exec on.
+    """The parked child, if there is one, and the lenders, from the second start or exec on: one alone isn't worth it.
 
     What they say comes by `selector`; `spare` is lent for the descriptors. What is in the way goes to `log` and costs
     nothing: whoever finds no child forks one.
@@ -30,10 +31,10 @@ class Prefork:
         self._spare = spare
         self._log = log
         self._able = lending.available()
-        self._lenders: dict[bool, Lender] = {}
+        self._lenders: dict[str, Lender] = {}
         self._parked: Parked | None = None
         self._kind: Kind | None = None
-        self._entered = False
+        self._wanted = {STARTS: 0, EXECS: 0}
 
     def pids(self) -> set[int]:
         """The children of this process that are waited for here."""
@@ -42,6 +43,7 @@ class Prefork:
     def take(self, kind: Kind) -> Parked | None:
         """A child of this kind: the parked one if it fits, or a new one. From now on one of this kind is parked."""
         self._kind = kind
+        self._wanted[STARTS] += 1
         self._take_answer()
         parked, self._parked = self._parked, None
         if parked and parked.fits(kind):
@@ -52,37 +54,32 @@ class Prefork:
 
     def enter(self, kind: Kind, pidfd: int, shown: str) -> Parked | None:
         """A child of this kind in the pid namespace of a process."""
-        self._entered = True
+        self._wanted[EXECS] += 1
         return self._make(kind, (pidfd, shown))
 
     def park(self) -> None:
-        """Have lenders for what was asked for, and a child made ready for the next start of the usual kind."""
-        if self._entered:
-            self._start(True)
-        if self._kind and not self._parked:
-            self._start(False)
-            if (found := self._free(False)) and not found.asked:
-                try:
-                    found.ask(self._kind)
-                except (OSError, MemoryError) as error:
-                    self._end(False, error)
+        """Have lenders for what is asked for again and again, and a child made ready for the next start."""
+        for use in [use for use, times in self._wanted.items() if times > 1]:
+            self._start(use)
+        if self._kind and not self._parked and (found := self._free(STARTS)) and not found.asked:
+            try:
+                found.ask(self._kind)
+            except (OSError, MemoryError) as error:
+                self._end(STARTS, error)
 
-    def unpark(self) -> None:
-        """Do without a parked child."""
+    def end(self) -> None:
+        """Do without any of them, until they are wanted again."""
         self._take_answer()
         if self._parked:
             self._parked.discard()
             self._parked = None
-
-    def end(self) -> None:
-        """Do without any of them, until something is asked for."""
-        self.unpark()
-        self._kind, self._entered = None, False
-        for enters in tuple(self._lenders):
-            self._end(enters)
+        self._wanted = dict.fromkeys(self._wanted, 0)
+        for use in tuple(self._lenders):
+            self._end(use)
 
     def _make(self, kind: Kind, into: tuple[int, str] | None = None) -> Parked | None:
-        found = self._free(bool(into))
+        use = EXECS if into else STARTS
+        found = self._free(use)
         if not found:
             return None
         try:
@@ -92,48 +89,48 @@ class Prefork:
         except KernelError as error:
             self._log(f"the lender made no child: {error}")
         except (OSError, MemoryError) as error:
-            self._end(bool(into), error)
+            self._end(use, error)
         return None
 
-    def _start(self, enters: bool) -> None:
+    def _start(self, use: str) -> None:
         """Have a lender for children that enter a pid namespace, or for others."""
-        if enters in self._lenders or not self._able:
+        if use in self._lenders or not self._able:
             return
         found = None
         try:
             found = lender.start()
-            self._selector.register(found, selectors.EVENT_READ, lambda: self._hear(enters))
-            self._lenders[enters] = found
+            self._selector.register(found, selectors.EVENT_READ, lambda: self._hear(use))
+            self._lenders[use] = found
         except (KernelError, OSError, MemoryError) as error:
             self._log(f"there is no lender: {error}")
             if found:
                 found.end()
 
-    def _free(self, enters: bool) -> Lender | None:
+    def _free(self, use: str) -> Lender | None:
         """The lender, if its memory can be lent."""
-        found = self._lenders.get(enters)
+        found = self._lenders.get(use)
         if not (found and _keeps_secrets()):
             return None
         try:
             return found if found.is_free() else None
         except OSError as error:
-            self._end(enters, error)
+            self._end(use, error)
             return None
 
-    def _hear(self, enters: bool) -> None:
+    def _hear(self, use: str) -> None:
         """A lender has answered, or has its memory back, which may have been taken note of already, or it has ended."""
-        found = self._lenders.get(enters)
+        found = self._lenders.get(use)
         if found and found.asked:
             self._take_answer()
         elif found:
             try:
                 found.hear()
             except OSError as error:
-                self._end(enters, error)
+                self._end(use, error)
 
     def _take_answer(self) -> None:
         """Take the child that was asked for, if one was; waits for it."""
-        found = self._lenders.get(False)
+        found = self._lenders.get(STARTS)
         if not (found and found.asked):
             return
         try:
@@ -142,13 +139,13 @@ class Prefork:
         except KernelError as error:
             self._log(f"no child is parked: {error}")
         except (OSError, MemoryError) as error:
-            self._end(False, error)
+            self._end(STARTS, error)
 
-    def _end(self, enters: bool, reason: object = None) -> None:
+    def _end(self, use: str, reason: object = None) -> None:
         """Do without a lender until there is something to ask for."""
         if reason:
             self._log(f"a lender is gone: {reason}")
-        if found := self._lenders.pop(enters, None):
+        if found := self._lenders.pop(use, None):
             self._selector.unregister(found)
             found.end()
 

@@ -45,10 +45,10 @@ STARVED = 0.01
 """Seconds after which it is tried again to do something for which there was no memory: nobody tells that there is."""
 NAME = "labkit-spawner"
 """What ps(1) and top(1) call it, which was executed by a descriptor."""
-REST = ((0.001, Prefork.park), (0.5, Prefork.unpark), (3.0, Prefork.end))
+REST = ((0.001, Prefork.park), (0.5, Prefork.end))
 """What is done, one after the other, after so many seconds without anything to do. A start or an exec begins it anew.
 
-Nobody who looks at the machine with lsns(1) or ps(1) shall find what is there for nothing but speed.
+What is there for nothing but speed takes memory, and would puzzle who looks at the machine with lsns(1) or ps(1).
 """
 OPERATIONS = (
     plans,

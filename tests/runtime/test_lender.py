@@ -313,6 +313,11 @@ def preforking(said: list[str]) -> Iterator[tuple[Prefork, Callable[[], None]]]:
     assert children() == set()
 
 
+def want(prefork: Prefork, kind: Kind) -> None:
+    """Ask for two children, which there are none of yet."""
+    assert [prefork.take(kind) for _ in range(2)] == [None, None]
+
+
 def taken(prefork: Prefork, kind: Kind) -> Parked:
     child = prefork.take(kind)
     assert child
@@ -325,6 +330,9 @@ def test_after_a_moment_of_rest_a_child_waits_for_the_next_start() -> None:
     with preforking(said) as (prefork, hear):
         assert prefork.take(PLAIN) is None
         prefork.park()
+        assert children() == set()  # one alone isn't worth it
+        assert prefork.take(PLAIN) is None
+        prefork.park()
         (server,) = children() & prefork.pids()
         hear()
         (waiting,) = children() - {server}
@@ -335,8 +343,6 @@ def test_after_a_moment_of_rest_a_child_waits_for_the_next_start() -> None:
         second.discard()
         prefork.park()
         hear()
-        prefork.unpark()
-        assert children() == {server}
         prefork.end()
         assert children() == set()
         prefork.park()  # nothing has been asked for since
@@ -348,7 +354,7 @@ def test_after_a_moment_of_rest_a_child_waits_for_the_next_start() -> None:
 def test_a_parked_child_of_another_kind_makes_room() -> None:
     said: list[str] = []
     with preforking(said) as (prefork, hear):
-        prefork.take(PLAIN)
+        want(prefork, PLAIN)
         prefork.park()
         (server,) = prefork.pids()
         hear()
@@ -364,12 +370,13 @@ def test_a_parked_child_of_another_kind_makes_room() -> None:
 @alone
 def test_execs_have_a_lender_of_their_own() -> None:
     with preforking([]) as (prefork, hear):
-        prefork.take(PLAIN)
-        assert prefork.enter(PLAIN, os.pidfd_open(os.getpid()), "itself") is None
+        want(prefork, PLAIN)
+        itself = os.pidfd_open(os.getpid())
+        assert [prefork.enter(PLAIN, itself, "itself") for _ in range(2)] == [None, None]
         prefork.park()
         hear()
         waiting = taken(prefork, PLAIN)
-        entering = prefork.enter(PLAIN, os.pidfd_open(os.getpid()), "itself")
+        entering = prefork.enter(PLAIN, itself, "itself")
         assert entering
         assert entering.lender is not waiting.lender
         waiting.discard()
@@ -379,7 +386,7 @@ def test_execs_have_a_lender_of_their_own() -> None:
 @alone
 def test_while_its_memory_is_lent_a_lender_makes_no_other_child() -> None:
     with preforking([]) as (prefork, hear):
-        prefork.take(PLAIN)
+        want(prefork, PLAIN)
         prefork.park()
         hear()
         first = taken(prefork, PLAIN)
@@ -392,7 +399,7 @@ def test_while_its_memory_is_lent_a_lender_makes_no_other_child() -> None:
 def test_a_killed_lender_is_told_of_and_replaced() -> None:
     said: list[str] = []
     with preforking(said) as (prefork, hear):
-        prefork.take(PLAIN)
+        want(prefork, PLAIN)
         prefork.park()
         hear()
         taken(prefork, PLAIN).discard()
@@ -414,7 +421,7 @@ def test_an_answer_that_was_taken_already_is_no_end() -> None:
     with selectors.EpollSelector() as selector:
         prefork = Prefork(selector, Spare(), said.append)
         try:
-            prefork.take(PLAIN)
+            want(prefork, PLAIN)
             prefork.park()
             ((key, _),) = selector.select(PATIENCE)
             child = taken(prefork, PLAIN)
