@@ -8,7 +8,9 @@ C calls execve(2). "In C" is a chain of contexts (makecontext(3)): each is one c
 own, prepared ahead, and the next is its successor (`uc_link`).
 
     the maker   clone -> clock_gettime -> send -> close_range -> read -> back in Python
-    the child   `prepare`, in Python -> execve -> `failed`, in Python -> _exit
+    the child   `prepare`, in Python -> memset -> execve -> memset -> `failed`, in Python -> memset -> _exit
+
+What memset writes down is whether Python is as it was: a child that is killed in there leaves it in whatever state.
 
 The `read` is of a pipe whose other end only the child has: it ends when the child has executed a program, or has ended.
 From one context to the next the C library makes a system call, `STEP`, which a filter of the child must let pass. Who
@@ -34,6 +36,7 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 _CALLBACK = ctypes.CFUNCTYPE(None)
 _SMALL, _LARGE = 16 << 10, 1 << 20
 """Bytes of stack for a call of C, and for Python."""
+_CALLS = 10
 _UCONTEXT = 8 << 10
 """Bytes that a ucontext_t has at most: 4,560, on arm64."""
 _LINK_AND_STACK = struct.Struct("<8xQQ8xQ")
@@ -124,17 +127,18 @@ class Lending:
     """
 
     def __init__(self) -> None:
-        self._area = mmap.mmap(-1, 8 * _SMALL + 2 * _LARGE)
+        self._area = mmap.mmap(-1, (_CALLS + 1) * _SMALL + 2 * _LARGE)
         base = ctypes.addressof(ctypes.c_char.from_buffer(self._area))
-        small = (_Context(base + i * _SMALL, _SMALL) for i in range(7))
-        self._clone, self._clock, self._send, self._close, self._read, self._execve, self._exit = small
-        self._top = base + 8 * _SMALL  # of the stack on which a child calls setcontext(3)
+        small = (_Context(base + i * _SMALL, _SMALL) for i in range(_CALLS))
+        self._clone, self._clock, self._send, self._close, self._read, *rest = small
+        self._returned, self._execve, self._refused, self._told, self._exit = rest
+        self._top = base + (_CALLS + 1) * _SMALL  # of the stack on which a child calls setcontext(3)
         self._prepare, self._failed = (_Context(self._top + i * _LARGE, _LARGE) for i in range(2))
         self._back = _Context()
         self._birth = ctypes.create_string_buffer(_UNREAD + 1)
         self._entries = _CALLBACK(self._run_prepare), _CALLBACK(self._run_failed)
         self._kept: tuple[ctypes.Array[Any], ...] = ()
-        self._whole = True
+        self._whole = ctypes.c_byte(1)
 
     def lend(
         self,
@@ -152,14 +156,14 @@ class Lending:
         after a child that was killed at its work: what that was changing is as it left it.
         """
         self._work = prepare, failed
-        self._whole = False
+        self._whole.value = 0
         self._prepare_child()
         self._prepare_own(flags | FLAGS, tell.fileno(), *pipe)
         ctypes.set_errno(0)
         _BIRTH.pack_into(self._birth, 0, 0, time.monotonic_ns(), 0, 0)
         _libc.swapcontext(ctypes.c_void_p(self._back.address), ctypes.c_void_p(self._clone.address))
         birth = read_birth(self._birth.raw[:_UNREAD])
-        if birth.pid and not self._whole:
+        if birth.pid and not self._whole.value:
             os._exit(127)
         if not birth.pid:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -178,16 +182,19 @@ class Lending:
     def _prepare_child(self) -> None:
         """The calls that lead from a child's beginning to its end."""
         prepare, failed = map(_entry, self._entries)
-        self._prepare.call(prepare, then=self._execve)
-        self._execve.call(_function("_exit"), 127)
-        self._failed.call(failed, then=self._exit)
-        self._exit.call(_function("_exit"), 127)
+        memset, whole, leave = _function("memset"), ctypes.addressof(self._whole), (_function("_exit"), 127)
+        self._prepare.call(prepare, then=self._returned)
+        self._returned.call(memset, whole, 1, 1, then=self._execve)
+        self._execve.call(*leave)
+        self._refused.call(memset, whole, 0, 1, then=self._failed)
+        self._failed.call(failed, then=self._told)
+        self._told.call(memset, whole, 1, 1, then=self._exit)
+        self._exit.call(*leave)
 
     def _run_prepare(self) -> None:
         program = self._work[0]()
         if program:
             self._execute(program)
-        self._whole = True
 
     def _execute(self, program: Program) -> None:
         """Have the program executed when Python has returned."""
@@ -198,9 +205,7 @@ class Lending:
         except ValueError:
             self._kept = ()  # no addresses, no program: `failed` finds out why
         addresses = [ctypes.addressof(kept) for kept in self._kept] or [0, 0, 0]
-        self._execve.call(_function("execve"), *addresses, then=self._failed)
+        self._execve.call(_function("execve"), *addresses, then=self._refused)
 
     def _run_failed(self) -> None:
-        self._whole = False
         self._work[1]()
-        self._whole = True
