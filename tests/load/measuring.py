@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.daemon import Daemon, processes
+from tests.support.daemon import PATIENCE, Daemon, processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,15 @@ def taken(daemon: Daemon) -> Taken:
     spawner = spawner_of(daemon)
     memory = pss(daemon.process.pid) + pss(spawner)
     return Taken(memory, *(len(os.listdir(f"/proc/{pid}/fd")) for pid in (daemon.process.pid, spawner)))
+
+
+def taken_at_rest(daemon: Daemon) -> Taken:
+    """What both take when nothing is kept any more for the sake of the next start."""
+    deadline = time.monotonic() + PATIENCE
+    while len(spawners_of(daemon)) > 1:
+        assert time.monotonic() < deadline, "the spawner doesn't rest"
+        time.sleep(0.05)  # it tells nobody
+    return taken(daemon)
 
 
 def pss(pid: int) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.load.measuring import Taken, taken
+from tests.load.measuring import Taken, taken, taken_at_rest
 from tests.support.daemon import REPOSITORY, Daemon, running
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
@@ -48,13 +48,13 @@ def attend(daemon: Daemon) -> tuple[Taken, Taken]:
         full = taken(daemon)
         assert daemon.out("exec", names[-1], "ping", "-c", "1", "-W", "5", address(daemon, names[0]))
         list(pool.map(lambda name: remove(daemon, name), names))
-    return full, taken(daemon)
+    return full, taken_at_rest(daemon)
 
 
 def test_a_class_of_containers(own: Daemon) -> None:
     start(own, "first", "bridge")
     remove(own, "first")
-    before = taken(own)
+    before = taken_at_rest(own)
     full, after = attend(own)
     each = (full.memory - before.memory) / CLASS
     descriptors = (full.daemon_descriptors - before.daemon_descriptors) / CLASS
