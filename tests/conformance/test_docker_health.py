@@ -42,7 +42,7 @@ def test_from_starting_to_unhealthy_to_healthy(daemon: Daemon) -> None:
     found = health(daemon)
     assert (found["Status"], found["FailingStreak"]) == ("healthy", 0)
     assert daemon.out("ps", "-q", "--filter", "health=none") == ""
-    assert daemon.inspect("box")["ExecIDs"] is None or len(daemon.inspect("box")["ExecIDs"]) == 1
+    assert len(daemon.inspect("box")["ExecIDs"] or []) <= 1
 
 
 def test_starting_is_shown(daemon: Daemon) -> None:
