@@ -25,6 +25,7 @@ def test_the_end_of_a_process_is_seen_by_a_descriptor_of_any_number() -> None:
         os.kill(pid, signal.SIGKILL)
         assert ends_within(high, PATIENCE)
     finally:
+        os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         os.close(low)
         os.close(high)
