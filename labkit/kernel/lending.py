@@ -90,8 +90,9 @@ def _function(name: str) -> int:
     return address
 
 
-def _entry(callback: object) -> int:
-    address = ctypes.cast(callback, ctypes.c_void_p).value  # type: ignore[arg-type]  # typeshed: no function types
+def _entry(callback: Any) -> int:
+    """The address at which C calls a function of Python."""
+    address = ctypes.cast(callback, ctypes.c_void_p).value
     assert address
     return address
 

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import selectors
 from collections.abc import Callable
+from typing import Any
 
 from labkit.errors import KernelError
+from labkit.kernel import constants as c
 from labkit.kernel import lending
+from labkit.kernel.namespaces import CloneInit, CloneIntoPidNamespace
+from labkit.plan import Numbered
 from labkit.runtime import lender
 from labkit.runtime.lender import Lender
 from labkit.runtime.parking import Kind, Parked
@@ -39,6 +43,20 @@ class Prefork:
     def pids(self) -> set[int]:
         """The children of this process that are waited for here."""
         return {child.pid for child in (*self._lenders.values(), self._parked) if child}
+
+    def child_for(self, operations: Numbered, first: list[list[Any]], descriptors: dict[str, int]) -> Parked | None:
+        """A child to be what these operations are about to fork, which does `first` at once; None if it must be forked.
+
+        Only clone3(2) puts a child into a v2 cgroup, or into a new time namespace.
+        """
+        clone = next((op for _, op in operations if isinstance(op, CloneInit | CloneIntoPidNamespace)), None)
+        if clone is None or clone.cgroup:
+            return None
+        if isinstance(clone, CloneInit):
+            return None if clone.flags & c.CSIGNAL else self.take(Kind(clone.flags, first))
+        if clone.guarded or not clone.join_pid:
+            return None
+        return self.enter(Kind(0, first), descriptors["target"], clone.target())
 
     def take(self, kind: Kind) -> Parked | None:
         """A child of this kind: the parked one if it fits, or a new one. From now on one of this kind is parked."""

@@ -26,13 +26,12 @@ from labkit.errors import KernelError, LabkitError
 from labkit.kernel import constants as c
 from labkit.kernel import resolver, syscalls
 from labkit.kernel.cgroups import CreateCgroup, memory_cgroup, memory_counts, oom_kills
-from labkit.kernel.namespaces import CloneInit, CloneIntoPidNamespace
 from labkit.kernel.oci_runtime import CreateByRuntime
 from labkit.plan import Context, Execution, Journal, Numbered, decode, decode_all, recover
 from labkit.runtime import channel, oci, plans
 from labkit.runtime.init import DESCRIPTORS, ERROR, RECORDS, run_init
 from labkit.runtime.orphans import Orphans, take_created
-from labkit.runtime.parking import Kind, Parked
+from labkit.runtime.parking import Parked
 from labkit.runtime.prefork import Prefork
 from labkit.runtime.spare import Spare
 
@@ -50,11 +49,8 @@ REST = ((0.001, Prefork.park), (0.5, Prefork.end))
 
 What is there for nothing but speed takes memory, and would puzzle who looks at the machine with lsns(1) or ps(1).
 """
-OPERATIONS = (
-    plans,
-    resolver,
-    oci,
-)  # imported for their side effect: all operations that a plan may hold are known by name
+OPERATIONS = plans, resolver, oci
+"""Imported for their side effect: all operations that a plan may hold are known by name."""
 
 
 @dataclass(slots=True)
@@ -287,12 +283,7 @@ class Spawner:
 
         It gets its work at once, so that it is ready when the host's side is done.
         """
-        clone = next((op for _, op in operations if isinstance(op, CloneInit | CloneIntoPidNamespace)), None)
-        parked = None
-        if isinstance(clone, CloneInit) and not (clone.cgroup or clone.flags & c.CSIGNAL):
-            parked = self.prefork.take(Kind(clone.flags, message["first"]))
-        elif isinstance(clone, CloneIntoPidNamespace) and clone.join_pid and not (clone.cgroup or clone.guarded):
-            parked = self.prefork.enter(Kind(0, message["first"]), lent["target"], clone.target())
+        parked = self.prefork.child_for(operations, message["first"], lent)
         if parked is None:
             return None
         try:

@@ -24,6 +24,7 @@ from labkit.kernel.process import Execute, NewSession
 from labkit.kernel.stdio import ConnectStdio
 from labkit.plan import encode
 from labkit.runtime import lender
+from labkit.runtime import prefork as prefork_module
 from labkit.runtime.init import ERROR, RECORDS
 from labkit.runtime.lender import Lender
 from labkit.runtime.parking import Kind, Parked
@@ -381,6 +382,25 @@ def test_execs_have_a_lender_of_their_own() -> None:
         assert entering.lender is not waiting.lender
         waiting.discard()
         entering.discard()
+
+
+@pytest.mark.parametrize(("dumpable", "made"), [("0", True), ("2", True), ("1", False), (None, False)])
+@alone
+def test_no_memory_is_lent_where_a_change_of_the_user_makes_dumpable(
+    tmp_path: Path, dumpable: str | None, made: bool
+) -> None:
+    prefork_module._SUID_DUMPABLE = str(tmp_path / "suid_dumpable")
+    if dumpable:
+        (tmp_path / "suid_dumpable").write_text(f"{dumpable}\n")
+    with preforking([]) as (prefork, hear):
+        want(prefork, PLAIN)
+        prefork.park()
+        if made:
+            hear()
+        child = prefork.take(PLAIN)
+        assert (child is not None) == made
+        if child:
+            child.discard()
 
 
 @alone
